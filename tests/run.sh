@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Style, types and tests in an environment made for them. Arguments go to pytest: bash tests/run.sh -k plan -x
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+source launch/environment.sh
+use_environment test dev
+python -m xlt_scale.engines.compiled_ops
+
+failed=()
+ruff check . || failed+=("ruff check")
+ruff format --check . || failed+=("ruff format")
+mypy xlt_scale || failed+=("mypy")
+pytest -q tests "$@" || failed+=("pytest")
+
+if ((${#failed[@]})); then
+    echo "failed: $(printf '%s, ' "${failed[@]}" | sed 's/, $//')" >&2
+    exit 1
+fi

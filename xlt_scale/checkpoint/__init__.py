@@ -1,0 +1,1 @@
+"""The sharded checkpoint: flat ranges in safetensors files and one JSON manifest."""

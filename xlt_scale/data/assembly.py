@@ -1,0 +1,122 @@
+"""From example numbers to micro-batches, and a background thread that stays ahead of training."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from xlt_scale.data.counter_random import key_of
+from xlt_scale.data.masking import IGNORED, mask_tokens
+from xlt_scale.data.micro_batch import MicroBatch
+from xlt_scale.data.tokens import TokenizedData
+from xlt_scale.tasks.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class Masking:
+    """What masked language modelling needs to know of the tokenizer, and which randomness it uses."""
+
+    share: float
+    mask_id: int
+    vocab_size: int
+    special: np.ndarray
+    key: int
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: Any, share: float, key: int) -> "Masking":
+        vocab_size = len(tokenizer)
+        special = np.zeros(vocab_size, dtype=bool)
+        special[list(tokenizer.all_special_ids)] = True
+        return cls(share, tokenizer.mask_token_id, vocab_size, special, key)
+
+
+def assemble(
+    spec: TaskSpec, data: TokenizedData, numbers: np.ndarray, masking: Masking | None = None, epoch: int = 0
+) -> MicroBatch:
+    """The micro-batch of these examples. An empty list of numbers gives a spare batch: one short example of weight 0."""
+    weight = 1.0 if len(numbers) else 0.0
+    chosen = numbers if len(numbers) else np.array([int(np.argmin(data.lengths))])
+    starts, lengths = data.offsets[chosen], data.offsets[chosen + 1] - data.offsets[chosen]
+    row_starts = np.cumsum(lengths) - lengths
+    positions = np.arange(lengths.sum()) - np.repeat(row_starts, lengths)
+    tokens = np.repeat(starts, lengths) + positions
+    input_ids = data.input_ids[tokens].astype(np.int64)
+    labels = label_positions = None
+    if masking is not None:
+        input_ids, token_labels = mask_tokens(
+            input_ids,
+            np.repeat(chosen, lengths),
+            positions,
+            key=key_of(masking.key, epoch),
+            share=masking.share,
+            special=masking.special,
+            mask_id=masking.mask_id,
+            vocab_size=masking.vocab_size,
+        )
+        label_positions = np.flatnonzero(token_labels != IGNORED)
+        labels = token_labels[label_positions]
+    elif data.labels is not None:
+        labels = data.labels[chosen]
+    return MicroBatch(
+        head=spec.head,
+        kind=spec.kind,
+        input_ids=torch.from_numpy(input_ids),
+        positions=torch.from_numpy(positions),
+        lengths=lengths.tolist(),
+        token_type_ids=(
+            None if data.token_type_ids is None else torch.from_numpy(data.token_type_ids[tokens].astype(np.int64))
+        ),
+        labels=None if labels is None else torch.from_numpy(labels),
+        label_positions=None if label_positions is None else torch.from_numpy(label_positions),
+        example_numbers=chosen,
+        weight=weight,
+    )
+
+
+class Prefetcher:
+    """Runs `make(step)` for consecutive steps in a background thread, a few steps ahead.
+
+    An exception in the thread is raised again where the batch is taken. Use it as a context manager: leaving ends the thread.
+    """
+
+    def __init__(self, make: Callable[[int], Sequence[MicroBatch]], start: int, stop: int, ahead: int = 4) -> None:
+        self._make, self._steps = make, range(start, stop)
+        self._queue: queue.Queue[Sequence[MicroBatch] | BaseException] = queue.Queue(maxsize=ahead)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="batch-prefetch", daemon=True)
+
+    def __enter__(self) -> "Prefetcher":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopping.set()
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        self._thread.join(timeout=10)
+
+    def __iter__(self) -> Iterator[Sequence[MicroBatch]]:
+        for _ in self._steps:
+            item = self._queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _work(self) -> None:
+        for step in self._steps:
+            try:
+                item: Sequence[MicroBatch] | BaseException = self._make(step)
+            except BaseException as error:  # handed to the consumer, who raises it
+                item = error
+            while not self._stopping.is_set():
+                try:
+                    self._queue.put(item, timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if self._stopping.is_set() or isinstance(item, BaseException):
+                return

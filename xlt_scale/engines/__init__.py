@@ -1,0 +1,1 @@
+"""DeepSpeed ZeRO-3 and FSDP2 behind one small interface."""

@@ -1,0 +1,26 @@
+"""Choose and build the engine of a phase."""
+
+import torch
+
+from xlt_scale.engines.interface import Engine, EngineRequest
+from xlt_scale.errors import UserError
+
+
+def resolve_precision(wanted: str, device: torch.device) -> str:
+    """'auto' means bf16 with fp32 masters on GPUs and fp32 on CPUs."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def build_engine(request: EngineRequest) -> Engine:
+    """The engine that the run names. Collective; imports DeepSpeed only when it is the one."""
+    if request.options.name == "fsdp2":
+        if request.options.deepspeed_config:
+            raise UserError("engine.deepspeed_config is set, but engine.name = 'fsdp2' does not read it; remove one")
+        from xlt_scale.engines.fsdp2 import Fsdp2Engine
+
+        return Fsdp2Engine(request)
+    from xlt_scale.engines.zero3 import Zero3Engine
+
+    return Zero3Engine(request)

@@ -1,0 +1,105 @@
+"""The DeepSpeed configuration of a phase: a JSON file, with everything the run already says filled in.
+
+What both say must agree; a contradiction is an error that names both.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from xlt_scale.config import EngineOptions, PhaseOptions
+from xlt_scale.errors import UserError
+
+DEFAULT_FILE = Path(__file__).resolve().parents[2] / "ds_configs" / "zero3.json"
+
+
+def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: str, world_size: int) -> dict[str, Any]:
+    """The settings that DeepSpeed gets; the same on every rank.
+
+    DeepSpeed's own batch counts are set to one example per rank: the batch plan decides what a step is, and tells DeepSpeed
+    where each one ends.
+
+    Raises:
+        UserError: the file is missing, not JSON, or contradicts the run.
+    """
+    path = Path(options.deepspeed_config) if options.deepspeed_config else DEFAULT_FILE
+    settings = _read(path)
+    _refuse_contradictions(settings, path, phase, precision, world_size)
+    settings["train_micro_batch_size_per_gpu"] = 1
+    settings["gradient_accumulation_steps"] = 1
+    settings["train_batch_size"] = world_size
+    settings["gradient_clipping"] = phase.gradient_clipping
+    settings["bf16"] = {"enabled": precision == "bf16"}
+    # Gradients are reduced and accumulated in fp32: in bf16 the result would depend on the order of the ranks, and the
+    # two engines would differ.
+    settings.setdefault("communication_data_type", "fp32")
+    settings.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    settings.setdefault("steps_per_print", 10**9)
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such DeepSpeed configuration; set engine.deepspeed_config") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: a DeepSpeed configuration is a JSON object")
+    return settings
+
+
+def _refuse_contradictions(
+    settings: dict[str, Any], path: Path, phase: PhaseOptions, precision: str, world_size: int
+) -> None:
+    def differ(key: str, theirs: object, run: str) -> UserError:
+        return UserError(f"{path}: {key} = {json.dumps(theirs)}, but the run has {run}; remove the key, or change the run")
+
+    for key in ("optimizer", "scheduler"):
+        if key in settings:
+            raise UserError(f"{path}: {key} is set there, but the run's phases set it; remove the key")
+    stage = settings.get("zero_optimization", {}).get("stage")
+    if stage != 3:
+        raise differ("zero_optimization.stage", stage, "engine.name = 'zero3'")
+    if settings.get("zero_optimization", {}).get("elastic_checkpoint"):
+        raise UserError(f"{path}: zero_optimization.elastic_checkpoint is not supported by ZeRO-3; remove the key")
+
+    batch = {key: _number(settings, key, path) for key in _BATCH_KEYS}
+    total, micro, accumulation = (batch[key] for key in _BATCH_KEYS)
+    if total and micro and accumulation and total != micro * accumulation * world_size:
+        expected = total / (micro * accumulation)
+        raise UserError(
+            f"{path}: its batch sizes are for {expected:g} processes, but {world_size} are running; "
+            f"remove {', '.join(_BATCH_KEYS)} (the run's batch_size holds at any number of processes)"
+        )
+    if total and total != phase.batch_size:
+        raise differ("train_batch_size", total, f"batch_size = {phase.batch_size} in phase {phase.name!r}")
+    for key in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        if batch[key]:
+            raise UserError(
+                f"{path}: {key} = {batch[key]}, but micro-batches are cut by engine.max_tokens_per_micro_batch; "
+                "remove the key"
+            )
+    clipping = _number(settings, "gradient_clipping", path)
+    if clipping is not None and clipping != phase.gradient_clipping:
+        run = f"gradient_clipping = {phase.gradient_clipping} in phase {phase.name!r}"
+        raise differ("gradient_clipping", clipping, run)
+    for key, name in (("bf16", "bf16"), ("fp16", "fp16")):
+        enabled = settings.get(key, {}).get("enabled", "auto")
+        if enabled != "auto" and bool(enabled) != (precision == name):
+            raise differ(f"{key}.enabled", enabled, f"engine.precision = {precision!r}")
+    settings.pop("fp16", None)
+
+
+_BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+def _number(settings: dict[str, Any], key: str, path: Path) -> float | None:
+    """A number that the file sets; None when it is absent or 'auto'."""
+    value = settings.get(key, "auto")
+    if value == "auto":
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{path}: {key} = {json.dumps(value)} is not a number")
+    return value

@@ -1,0 +1,99 @@
+"""Which process this is among those that train together, and how they were joined."""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from xlt_scale.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all.
+
+    Attributes:
+        rank, size: number of this process and how many there are.
+        local_rank: its number on its node, which is also its device.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over all ranks, in place; a collective when there are several."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, item: object) -> list[object]:
+        """Every rank's item, in rank order, on every rank; a collective."""
+        if self.size == 1:
+            return [item]
+        items: list[object] = [None] * self.size
+        dist.all_gather_object(items, item)
+        return items
+
+    def barrier(self) -> None:
+        """Wait for all ranks; a collective."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def join_world(device: str = "auto", timeout: timedelta = timedelta(minutes=30)) -> World:
+    """Join the process group that the launcher describes in RANK, WORLD_SIZE, LOCAL_RANK and MASTER_*; collective.
+
+    Without a launcher this process is a world of its own.
+
+    Raises:
+        UserError: CUDA is asked for and absent, or the launcher's variables are incomplete.
+    """
+    use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    if use_cuda and not torch.cuda.is_available():
+        raise UserError("engine.device = 'cuda', but PyTorch sees no GPU; use 'auto' or 'cpu'")
+    _describe_single_process()
+    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(f"RANK is set but {', '.join(missing)} is not; start with deepspeed, torchrun or accelerate launch")
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    if use_cuda:
+        if local_rank >= torch.cuda.device_count():
+            raise UserError(
+                f"{local_rank + 1} processes on a node with {torch.cuda.device_count()} GPUs; start one process per GPU"
+            )
+        torch.cuda.set_device(local_rank)
+    else:
+        # DeepSpeed picks its accelerator when it is first imported.
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        if "OMP_NUM_THREADS" not in os.environ:
+            local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    if not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
+        try:
+            dist.init_process_group(backend, timeout=timeout)
+        except dist.DistNetworkError as error:
+            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            mend = "give the launcher another --master_port" if "EADDRINUSE" in str(error) else "is it reachable?"
+            raise UserError(f"the processes cannot meet at {address} ({str(error).split('.')[0]}); {mend}") from None
+    return World(rank, size, local_rank, torch.device("cuda", local_rank) if use_cuda else torch.device("cpu"))
+
+
+def _describe_single_process() -> None:
+    if "RANK" in os.environ:
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    os.environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})

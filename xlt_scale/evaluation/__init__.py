@@ -1,0 +1,1 @@
+"""Prediction, one scorer per metric, and retrieval."""

@@ -1,0 +1,1 @@
+"""Hugging Face encoders, run unpadded, with the heads of our task formats."""

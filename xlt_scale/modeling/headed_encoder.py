@@ -1,0 +1,112 @@
+"""One encoder with the heads of the tasks that are trained on it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xlt_scale.data.micro_batch import MicroBatch
+from xlt_scale.modeling.attention import sequence_arguments
+from xlt_scale.modeling.encoder import EncoderPlan, build_encoder
+from xlt_scale.modeling.heads import HEADS, HeadSpec, MaskedLanguageModelingHead, mean_of_sequences
+
+
+class HeadedEncoder(nn.Module):
+    """A Hugging Face encoder, unmodified, and one head per head name.
+
+    Built without useful weights: an engine places its parameters and fills them (`Engine.load_parameters`).
+    """
+
+    def __init__(self, plan: EncoderPlan, heads: Sequence[HeadSpec]) -> None:
+        super().__init__()
+        self.plan = plan
+        self.encoder = build_encoder(plan)
+        self.heads = nn.ModuleDict({spec.name: _build_head(spec, plan) for spec in heads})
+        self.tie()
+
+    def tie(self) -> None:
+        """Let the masked-language-modelling head share the word embeddings. Idempotent."""
+        for head in self.heads.values():
+            if isinstance(head, MaskedLanguageModelingHead):
+                head.decoder.weight = self.encoder.get_input_embeddings().weight
+
+    def forward(self, batch: MicroBatch, mode: str = "loss", layer: int | None = None) -> Tensor:
+        """Run one micro-batch.
+
+        Args:
+            mode: 'loss' gives the summed loss over the batch's targets (a scalar, times the batch's weight);
+                'predictions' gives what the head predicts; 'embedding' the mean over tokens of each sequence after
+                `layer` layers, fp32 [sequences, hidden size].
+        """
+        if mode == "embedding":
+            hidden_states = self._encode(batch, output_hidden_states=True).hidden_states
+            return mean_of_sequences(self._real_tokens(hidden_states[layer], batch).float(), batch)
+        hidden = self._real_tokens(self._encode(batch).last_hidden_state, batch)
+        head: Any = self.heads[batch.head]
+        scores = head(hidden, batch)
+        if mode == "predictions":
+            return head.predictions(scores, batch)
+        loss = head.loss_sum(scores, batch) * batch.weight
+        for name, other in self.heads.items():
+            if name != batch.head:
+                # A zero gradient for the heads that this step does not train: ranks must reduce the same gradients in
+                # the same order, and both engines must see the same update.
+                loss = loss + 0.0 * other(hidden[:1], _first_token(batch, name)).sum()
+        return loss
+
+    def _encode(self, batch: MicroBatch, **options: Any) -> Any:
+        if not self.plan.unpadded:
+            return self.encoder(**self._padded_inputs(batch), **options)
+        inputs: dict[str, Any] = {
+            "input_ids": batch.input_ids[None],
+            "position_ids": batch.positions[None] + self.plan.first_position,
+        }
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids[None]
+        return self.encoder(**inputs, **sequence_arguments(batch.lengths, batch.input_ids.device), **options)
+
+    def _padded_inputs(self, batch: MicroBatch) -> dict[str, Tensor]:
+        rows, columns = self._places(batch)
+        shape = (len(batch.lengths), max(batch.lengths))
+        mask = batch.input_ids.new_zeros(shape)
+        mask[rows, columns] = 1
+        input_ids = batch.input_ids.new_full(shape, self.plan.config.pad_token_id or 0)
+        input_ids[rows, columns] = batch.input_ids
+        inputs = {"input_ids": input_ids, "attention_mask": mask}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.input_ids.new_zeros(shape)
+            inputs["token_type_ids"][rows, columns] = batch.token_type_ids
+        return inputs
+
+    def _real_tokens(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
+        """[1, T, hidden size] or [sequences, longest, hidden size] -> [T, hidden size]."""
+        return hidden[0] if self.plan.unpadded else hidden[self._places(batch)]
+
+    def _places(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Row and column of each real token in the padded batch."""
+        lengths = torch.tensor(batch.lengths, device=batch.input_ids.device)
+        rows = torch.repeat_interleave(torch.arange(len(batch.lengths), device=batch.input_ids.device), lengths)
+        return rows, batch.positions
+
+
+def _first_token(batch: MicroBatch, head: str) -> MicroBatch:
+    """A batch of one token, enough to run any head."""
+    return MicroBatch(
+        head=head,
+        kind=batch.kind,
+        input_ids=batch.input_ids[:1],
+        positions=batch.positions[:1],
+        lengths=[1],
+        label_positions=torch.zeros(1, dtype=torch.long, device=batch.input_ids.device),
+    )
+
+
+def _build_head(spec: HeadSpec, plan: EncoderPlan) -> nn.Module:
+    if spec.kind == "masked_language_modeling":
+        epsilon = getattr(plan.config, "layer_norm_eps", None) or getattr(plan.config, "norm_eps", 1e-5)
+        return MaskedLanguageModelingHead(plan.hidden_size, plan.config.vocab_size, epsilon)
+    dropout = getattr(plan.config, "classifier_dropout", None)
+    if dropout is None:
+        dropout = getattr(plan.config, "hidden_dropout_prob", 0.0)
+    return HEADS[spec.kind](spec, plan.hidden_size, dropout)

@@ -1,0 +1,79 @@
+"""The tokenizer of a run: from the hub, a folder, the micro benchmark, or trained on the run's own text."""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from xlt_scale.errors import UserError
+
+_SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+_TRAINER_VERSION = 1
+
+
+def load_tokenizer(name: str, revision: str = "") -> Any:
+    """A fast tokenizer by hub name or folder.
+
+    Raises:
+        UserError: it cannot be found or read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision or None)
+    except Exception as error:  # the library raises many kinds for "not there" and "no network"
+        raise UserError(
+            f"model.tokenizer = {name!r} cannot be loaded: {str(error).splitlines()[0]}; "
+            "give a folder with tokenizer.json, or a hub name on a machine with a network"
+        ) from None
+
+
+def trained_tokenizer(texts: Iterable[str], vocab_size: int, cache: Path) -> Path:
+    """The folder of a Unigram tokenizer with XLM-R's special tokens, trained on `texts` (Kudo 2018).
+
+    Kept by content below `cache`; safe for many processes at once: the first trains, the others wait.
+    """
+    lines = list(texts)
+    digest = hashlib.blake2b(repr((_TRAINER_VERSION, vocab_size)).encode(), digest_size=16)
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    folder = cache / "tokenizers" / digest.hexdigest()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+                _train(lines, vocab_size).save_pretrained(temporary)
+                os.replace(temporary, folder)
+    except OSError as error:
+        raise UserError(f"{folder.parent}: {error.strerror}; set data.cache to a folder that can be written") from None
+    return folder
+
+
+def _train(lines: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=_SPECIAL_TOKENS, unk_token="<unk>", show_progress=False
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )

@@ -1,0 +1,184 @@
+"""Where weights come from: fresh draws, Hugging Face files, or both. Any rank can ask for any range of any parameter.
+
+All engines fill their parameters through `WeightSource.read`, a flat range at a time, so that no rank ever holds more than its
+own shard, and the same values arrive whatever the engine and the world size.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from xlt_scale.data.counter_random import generator
+from xlt_scale.errors import UserError
+from xlt_scale.modeling.parameters import ParameterSpec
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = 1 << 16
+
+
+class WeightSource(Protocol):
+    """Gives flat ranges of parameters as fp32."""
+
+    def has(self, name: str) -> bool:
+        """Whether this source knows the parameter."""
+        ...
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of the flattened parameter, fp32 [stop - start], on the CPU."""
+        ...
+
+
+class FreshWeights:
+    """Weights drawn anew; element i of a parameter depends on (seed, name, i) alone.
+
+    Drawn in blocks of 65,536 elements, each from its own generator: a rank draws the blocks that its range touches.
+    """
+
+    def __init__(self, specs: Mapping[str, ParameterSpec], seed: int) -> None:
+        self._specs, self._seed = specs, seed
+
+    def has(self, name: str) -> bool:
+        return name in self._specs
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        spec = self._specs[name]
+        if spec.fill != "normal":
+            return torch.full((stop - start,), 1.0 if spec.fill == "ones" else 0.0)
+        values = np.empty(stop - start, dtype=np.float32)
+        for block in range(start // _BLOCK, -(-stop // _BLOCK)):
+            low, high = max(start, block * _BLOCK), min(stop, (block + 1) * _BLOCK)
+            drawn = generator("weights", self._seed, name, block).standard_normal(_BLOCK, dtype=np.float32)
+            values[low - start : high - start] = drawn[low - block * _BLOCK : high - block * _BLOCK]
+        values *= spec.deviation
+        if spec.zero_row is not None:
+            width = spec.shape[1]
+            low, high = spec.zero_row * width, (spec.zero_row + 1) * width
+            values[max(low - start, 0) : max(high - start, 0)] = 0.0
+        return torch.from_numpy(values)
+
+
+class FirstOf:
+    """Several sources; the first that has a parameter gives it."""
+
+    def __init__(self, sources: Sequence[WeightSource]) -> None:
+        self._sources = sources
+
+    def has(self, name: str) -> bool:
+        return any(source.has(name) for source in self._sources)
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        return next(source for source in self._sources if source.has(name)).read(name, start, stop)
+
+
+class PretrainedWeights:
+    """The weights in a folder of Hugging Face files: safetensors, or PyTorch `.bin` read without unpickling code.
+
+    Only the rows that a range touches are read. The encoder's names carry the family's prefix in files of a model with a head
+    ('roberta.') and none in files of the bare encoder; old files call norm weights gamma and beta.
+
+    Raises:
+        UserError: no weight files, an encoder weight is missing, or a shape differs.
+    """
+
+    def __init__(self, folder: Path, specs: Mapping[str, ParameterSpec], prefix: str) -> None:
+        self._folder = folder
+        self._open: dict[str, Any] = {}
+        self._files = _weight_files(folder)
+        self._keys: dict[str, str] = {}
+        for name, spec in specs.items():
+            key = next((key for key in _candidates(name, prefix) if key in self._files), None)
+            if key is not None:
+                self._keys[name] = key
+                shape = self._shape(key)
+                if shape != spec.shape:
+                    raise UserError(f"{folder}: {key} has shape {list(shape)}, the model wants {list(spec.shape)}")
+            elif name.startswith("encoder."):
+                raise UserError(
+                    f"{folder}: weight {name.removeprefix('encoder.')} of the encoder is missing; "
+                    "the files are of another architecture, or not all were fetched"
+                )
+
+    def has(self, name: str) -> bool:
+        return name in self._keys
+
+    def read(self, name: str, start: int, stop: int) -> Tensor:
+        key = self._keys[name]
+        shape = self._shape(key)
+        width = 1
+        for size in shape[1:]:
+            width *= size
+        first_row, last_row = start // width, -(-stop // width)
+        rows = self._tensor(key)[first_row:last_row]
+        return rows.reshape(-1)[start - first_row * width : stop - first_row * width].to(torch.float32, copy=True)
+
+    def _tensor(self, key: str) -> Any:
+        """Something that can be sliced by rows without reading the others."""
+        file = self._files[key]
+        if file not in self._open:
+            path = self._folder / file
+            if file.endswith(".safetensors"):
+                self._open[file] = safe_open(path, framework="pt")
+            else:
+                self._open[file] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        opened = self._open[file]
+        return opened.get_slice(key) if file.endswith(".safetensors") else opened[key]
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        tensor = self._tensor(key)
+        return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
+
+
+def _candidates(name: str, prefix: str) -> list[str]:
+    """Names under which files may hold a parameter of ours, best first."""
+    if name.startswith("encoder."):
+        bare = name.removeprefix("encoder.")
+        names = [f"{prefix}.{bare}", bare]
+    elif name.startswith("heads.mlm."):
+        bare = name.removeprefix("heads.mlm.")
+        names = [f"lm_head.{bare}", *(["lm_head.bias"] if bare == "decoder.bias" else [])]
+    else:
+        return []
+    old = [n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta") for n in names]
+    return names + old
+
+
+def _weight_files(folder: Path) -> dict[str, str]:
+    """Each stored tensor's name -> the file that holds it."""
+    for kind, single in (("safetensors", "model.safetensors"), ("bin", "pytorch_model.bin")):
+        index = folder / f"{single}.index.json"
+        if index.is_file():
+            return dict(json.loads(index.read_text())["weight_map"])
+        if (folder / single).is_file():
+            if kind == "safetensors":
+                with safe_open(folder / single, framework="pt") as file:
+                    return dict.fromkeys(file.keys(), single)
+            names = torch.load(folder / single, map_location="meta", weights_only=True, mmap=True)
+            return dict.fromkeys(names, single)
+    raise UserError(f"{folder}: neither model.safetensors nor pytorch_model.bin (nor an index of parts) is there")
+
+
+def pretrained_folder(name: str, revision: str) -> Path:
+    """The local folder of a pre-trained model: itself, or the hub's snapshot (fetched when there is a network).
+
+    Called on every rank; the hub library locks its cache, so the ranks of a node fetch once.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.safetensors", "tokenizer*", "sentencepiece*", "*.model", "pytorch_model*.bin"]
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except Exception as error:  # the library raises many kinds for "not there" and "no network"
+        raise UserError(
+            f"model.name = {name!r} cannot be fetched: {str(error).splitlines()[0]}; "
+            "give a folder, or fetch it first on a machine with a network"
+        ) from None

@@ -1,0 +1,1 @@
+"""From many runs to gains: grids and their tables."""

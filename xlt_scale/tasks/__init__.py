@@ -1,0 +1,1 @@
+"""What is learned and scored: task declarations, their catalogue, and the readers of their files."""

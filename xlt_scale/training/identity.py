@@ -1,0 +1,68 @@
+"""The name of a phase: a hash of everything that decides its result."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from xlt_scale.config import PhaseOptions
+from xlt_scale.modeling.encoder import EncoderPlan
+
+# Raise this when a change of the code changes the numbers that the same options give.
+NUMERICS_VERSION = 1
+
+# Fields that name, score or compare a phase without changing its weights.
+_WITHOUT_INFLUENCE = {
+    "name",
+    "parent",
+    "evaluate",
+    "evaluate_languages",
+    "evaluate_split",
+    "retrieval_depth",
+    "baseline",
+    "steps",
+    "epochs",
+    "seed",
+}
+
+
+def phase_hash(
+    phase: PhaseOptions,
+    *,
+    plan: EncoderPlan,
+    origin: str,
+    data: Mapping[str, str],
+    num_steps: int,
+    seed: int,
+    precision: str,
+    max_length: int,
+) -> str:
+    """Sixteen hexadecimal digits that name the result of a phase.
+
+    Engine, world size and token budget are not in it: they change a result by rounding only, and are recorded beside it.
+
+    Args:
+        origin: what the encoder starts from: the parent's hash, a pre-trained model with its revision, or the seed of fresh weights.
+        data: fingerprint of the training data of each task.
+    """
+    decisive = phase.model_dump(mode="json", exclude=_WITHOUT_INFLUENCE)
+    if phase.keep == "last":
+        for name in ("evaluate_every", "evaluation_examples"):
+            decisive.pop(name)
+    config: dict[str, Any] = plan.config.to_dict()
+    for name in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
+        config.pop(name, None)
+    facts = {
+        "numerics": NUMERICS_VERSION,
+        "phase": decisive,
+        "model": config,
+        "unpadded": plan.unpadded,
+        "origin": origin,
+        "data": dict(data),
+        "num_steps": num_steps,
+        "seed": seed,
+        "precision": precision,
+        "max_length": max_length,
+        "optimizer": "adamw",
+    }
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()

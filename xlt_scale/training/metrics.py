@@ -1,0 +1,113 @@
+"""Rows of metrics.jsonl, TensorBoard, and the progress that a person sees. All on rank 0."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from xlt_scale.config import LoggingOptions
+
+_PLAIN_SECONDS = 5.0
+
+
+class MetricsWriter:
+    """Appends rows to metrics.jsonl, each flushed, and to TensorBoard. Other ranks than 0 write nothing."""
+
+    def __init__(self, folder: Path, options: LoggingOptions, is_main: bool) -> None:
+        self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8") if is_main else None  # noqa: SIM115
+        self._board: Any = None
+        if is_main and options.tensorboard:
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One row; numbers also go to TensorBoard under '<phase>/<name>'."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(f"{row['phase']}/{name}", value, row["step"])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+class ProgressView:
+    """A live bar on a terminal, plain lines otherwise; silent on other ranks than 0. A context manager."""
+
+    def __init__(self, phase: str, num_steps: int, options: LoggingOptions, is_main: bool) -> None:
+        style = options.progress
+        if style == "auto":
+            style = "bar" if sys.stderr.isatty() else "plain"
+        self._style = style if is_main else "none"
+        self._phase, self._num_steps = phase, num_steps
+        self._started = time.monotonic()
+        self._last_line = float("-inf")
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "ProgressView":
+        if self._style == "bar":
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.completed}/{task.total}  {task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self._phase, total=self._num_steps, note="")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """A step is done; cheap enough for every step."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def show(self, row: dict[str, Any]) -> None:
+        """Show the numbers of a metrics row."""
+        mfu = "" if row["mfu"] is None else f"  MFU {row['mfu']:.1%}"
+        note = f"loss {row['loss']:.4f}  {row['tokens_per_second']:,.0f} tokens/s{mfu}  {row['memory_gib']:.1f} GiB"
+        if self._bar is not None:
+            self._bar.update(self._task, note=note)
+        elif self._style == "plain":
+            now = time.monotonic()
+            if now - self._last_line >= _PLAIN_SECONDS or row["step"] == self._num_steps:
+                self._last_line = now
+                left = (now - self._started) / row["step"] * (self._num_steps - row["step"])
+                line = f"{self._phase}  step {row['step']}/{self._num_steps}  {note}  {_duration(left)} left"
+                print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+Announce = Callable[[str], None]
+
+
+def announcer(is_main: bool, options: LoggingOptions) -> Announce:
+    """Prints a line to the user on rank 0, unless progress is switched off."""
+
+    def announce(text: str) -> None:
+        if is_main and options.progress != "none":
+            print(text, file=sys.stderr, flush=True)
+
+    return announce

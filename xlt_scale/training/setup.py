@@ -1,0 +1,196 @@
+"""Everything that is fixed before the first step, and every check that can be made before it."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xlt_scale.config import PhaseOptions, RunOptions
+from xlt_scale.data.prepare import DataPreparer, cache_folder, data_source, micro_world_folder
+from xlt_scale.engines.build import resolve_precision
+from xlt_scale.engines.world import World
+from xlt_scale.errors import UserError
+from xlt_scale.evaluation.score import check_scorable
+from xlt_scale.modeling.encoder import EncoderPlan, plan_encoder
+from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.modeling.tokenizer import load_tokenizer, trained_tokenizer
+from xlt_scale.tasks.catalogue import find_task, load_catalogue
+from xlt_scale.tasks.examples import DataSource, available_languages, load_examples
+from xlt_scale.tasks.spec import TaskSpec
+from xlt_scale.training.environment import describe_environment, write_json
+from xlt_scale.training.metrics import Announce, announcer
+
+
+@dataclass(frozen=True)
+class RunSetup:
+    """A run that passed its checks, the same on every rank."""
+
+    options: RunOptions
+    world: World
+    folder: Path
+    catalogue: dict[str, TaskSpec]
+    plan: EncoderPlan
+    preparer: DataPreparer
+    precision: str
+    announce: Announce
+
+    def heads(self, phase: PhaseOptions) -> list[HeadSpec]:
+        """The heads that a phase trains, each once."""
+        heads: dict[str, HeadSpec] = {}
+        for task in phase.tasks:
+            spec = self.catalogue[task]
+            known = heads.get(spec.head)
+            if known is not None and known.num_labels != len(spec.labels):
+                raise UserError(f"phase {phase.name!r}: its tasks share the head {spec.head!r} but not the labels")
+            heads[spec.head] = HeadSpec(spec.head, spec.kind, len(spec.labels), phase.pooling)
+        return list(heads.values())
+
+    def phase_folder(self, name: str) -> Path:
+        return self.folder / "phases" / name
+
+
+def check_before_launch(options: RunOptions) -> dict[str, TaskSpec]:
+    """What can be checked in a second, before heavy imports and before ranks meet: tasks by name, and what phases do.
+
+    Raises:
+        UserError: an unknown task, or no output folder.
+    """
+    if not options.output:
+        raise UserError("output is not set; add output = 'runs/NAME' to the run file, or --set output=runs/NAME")
+    catalogue = load_catalogue(options.tasks)
+    for phase in options.phases:
+        for task in [*phase.tasks, *phase.evaluate]:
+            find_task(catalogue, task)
+        for task in phase.tasks:
+            if catalogue[task].kind == "retrieval":
+                raise UserError(f"phase {phase.name!r}: task {task!r} is scored, not trained; move it to evaluate")
+    return catalogue
+
+
+def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) -> RunSetup:
+    """Make the run's folder, choose the encoder's path, and check tasks against data; called on every rank.
+
+    Raises:
+        UserError: anything in the run that cannot work, before any training.
+    """
+    folder = Path(options.output)
+    _make_folder(folder, world)
+    names = {task for phase in options.phases for task in [*phase.tasks, *phase.evaluate]}
+    uses_micro = options.model.tokenizer == "micro" or any(catalogue[name].generator == "micro" for name in names)
+    source = data_source(options.data, uses_micro)
+    plan = plan_encoder(options.model)
+    tokenizer = load_tokenizer(*_tokenizer_name(options, catalogue, source))
+    if len(tokenizer) > plan.config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} entries, the model {plan.config.vocab_size}; "
+            "set model.architecture.vocab_size or choose the model's own tokenizer"
+        )
+    setup = RunSetup(
+        options=options,
+        world=world,
+        folder=folder,
+        catalogue=catalogue,
+        plan=plan,
+        preparer=DataPreparer(
+            source, tokenizer, options.model.max_length, plan.has_token_types, cache_folder(options.data)
+        ),
+        precision=resolve_precision(options.engine.precision, world.device),
+        announce=announcer(world.is_main, options.logging),
+    )
+    for phase in options.phases:
+        _check_phase(setup, phase)
+    if world.is_main:
+        (folder / "run.toml").write_text(options.to_toml(), encoding="utf-8")
+        facts = {
+            "engine": options.engine.name,
+            "precision": setup.precision,
+            "attention": "unpadded" if plan.unpadded else f"padded: {plan.why_padded}",
+        }
+        write_json(folder / "environment.json", describe_environment(world, **facts))
+    return setup
+
+
+def _check_phase(setup: RunSetup, phase: PhaseOptions) -> None:
+    heads = [head.name for head in setup.heads(phase)]
+    source = setup.preparer.source
+    for name in phase.evaluate:
+        check_scorable(
+            setup.catalogue[name], heads, phase.name, phase.evaluate_split, phase.evaluate_languages, source
+        )
+    for name in phase.tasks:
+        spec = setup.catalogue[name]
+        if spec.kind not in ("classification", "masked_language_modeling"):
+            raise UserError(f"phase {phase.name!r}: task {name!r} ({spec.kind}) cannot be trained by this release")
+        if spec.kind == "masked_language_modeling" and setup.preparer.tokenizer.mask_token_id is None:
+            raise UserError(f"phase {phase.name!r}: the tokenizer has no mask token, which task {name!r} needs")
+    if phase.evaluate_every and selection_task(setup, phase) is None:
+        tasks = ", ".join(phase.tasks)
+        raise UserError(f"phase {phase.name!r}: evaluate_every is set, but {tasks} has no labelled dev split; remove it")
+
+
+def selection_task(setup: RunSetup, phase: PhaseOptions) -> TaskSpec | None:
+    """The task whose source-language dev set chooses between checkpoints: the first trained one that has such a set."""
+    for name in phase.tasks:
+        spec = setup.catalogue[name]
+        languages = available_languages(spec, "dev", setup.preparer.source) if spec.labels else []
+        if spec.source_language in languages:
+            return spec
+    return None
+
+
+def _make_folder(folder: Path, world: World) -> None:
+    problem = ""
+    if world.is_main:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".can-be-written"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            problem = error.strerror or str(error)
+    problems = [text for text in world.gather(problem) if text]
+    if problems:
+        raise UserError(f"output = {str(folder)!r} cannot be written: {problems[0]}; choose another folder")
+
+
+def _tokenizer_name(options: RunOptions, catalogue: dict[str, TaskSpec], source: DataSource) -> tuple[str, str]:
+    name = options.model.tokenizer or options.model.name
+    if name == "micro":
+        return str(micro_world_folder(options.data) / "tokenizer"), ""
+    kind, _, size = name.partition(":")
+    if kind != "train":
+        return name, options.model.revision if name == options.model.name else ""
+    if not size.isdigit():
+        raise UserError(f"model.tokenizer = {name!r}: write train:NUMBER, the number of entries")
+    texts: list[str] = []
+    for phase in options.phases:
+        for task in phase.tasks:
+            spec = catalogue[task]
+            if spec.kind == "masked_language_modeling":
+                for language in phase.languages or available_languages(spec, "train", source):
+                    texts += load_examples(spec, "train", language, source).texts
+    if not texts:
+        raise UserError(f"model.tokenizer = {name!r} learns from raw text, but no phase trains masked language modelling")
+    return str(trained_tokenizer(texts, int(size), cache_folder(options.data))), ""
+
+
+def origin_name(options: RunOptions, pretrained: Path | None, seed: int) -> str:
+    """What the first phase starts from, for its hash: fresh weights by seed, or pre-trained files by their content."""
+    if pretrained is None:
+        return f"fresh:{seed}"
+    sizes = {path.name: os.path.getsize(path) for path in sorted(pretrained.iterdir()) if path.suffix in _WEIGHT_SUFFIXES}
+    index = [json.loads(path.read_text()) for path in sorted(pretrained.glob("*.index.json"))]
+    return f"pretrained:{options.model.name}@{options.model.revision or pretrained.name}:{sizes}:{len(index)}"
+
+
+_WEIGHT_SUFFIXES = (".safetensors", ".bin")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that an earlier run wrote; {} when it is absent or broken."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return table if isinstance(table, dict) else {}
