@@ -1,9 +1,10 @@
 """Train the phases of a run file and score them.
 
     deepspeed --num_gpus 2 launch/train.py --run launch/runs/micro.toml
-    torchrun --nproc-per-node 2 launch/train.py --run launch/runs/micro.toml --set engine.name=fsdp2
+    torchrun --nproc-per-node 2 launch/train.py launch/runs/micro.toml --set engine.name=fsdp2
 
-Any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* will do; without one, a single process runs.
+Any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* will do; without one, a single process runs. The run file may
+be given with or without --run: torchrun of Python 3.11 takes every --run for an abbreviation of its own --run-path.
 """
 
 import argparse
@@ -14,7 +15,9 @@ from xlt_scale.errors import run_as_program
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", required=True, metavar="RUN.toml", help="the run file (docs/run_file.md)")
+    run_file = parser.add_mutually_exclusive_group(required=True)
+    run_file.add_argument("run_file", nargs="?", metavar="RUN.toml", help="the run file (docs/run_file.md)")
+    run_file.add_argument("--run", metavar="RUN.toml", help="the same")
     parser.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help="override an option, repeatable"
     )
@@ -26,7 +29,7 @@ def main() -> None:
     settings = list(arguments.settings)
     if arguments.deepspeed_config:
         settings.append(f"engine.deepspeed_config={arguments.deepspeed_config}")
-    options = load_run(arguments.run, settings)
+    options = load_run(arguments.run or arguments.run_file, settings)
 
     from xlt_scale.training.run import run
 

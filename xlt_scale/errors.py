@@ -3,6 +3,7 @@
 import difflib
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 
@@ -17,6 +18,7 @@ class TrainingError(RuntimeError):
 
 USER_ERROR_EXIT_CODE = 2
 FAILURE_EXIT_CODE = 1
+_SECONDS_FOR_RANK_0 = 5.0
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -33,22 +35,21 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def run_as_program(main: Callable[[], None]) -> None:
     """Run `main` and end the process with the exit code that fits what happened.
 
-    Called on every rank. A `UserError` is found alike by all ranks, so only rank 0 prints it; anything else is printed
-    by the rank it happened on. The process ends at once, without the usual clean-up: a rank that waited in a
-    collective's destructor for its peers would keep the launcher from ending them.
+    Called on every rank. A `UserError` is mostly found alike by all ranks: the others give rank 0 the time to print it and to
+    be seen ending, whereupon the launcher ends them; one that still lives then found it alone, and prints it. Anything else is
+    printed by the rank it happened on. The process ends at once, without the usual clean-up: a rank that waited in a collective's
+    destructor for its peers would keep the launcher from ending them.
     """
     rank = int(os.environ.get("RANK", "0"))
     try:
         main()
         code = 0
-    except UserError as error:
-        if rank == 0 or getattr(error, "on_this_rank_only", False):
-            print(f"error: {error}", file=sys.stderr)
-        code = USER_ERROR_EXIT_CODE
-    except TrainingError as error:
-        if rank == 0:
-            print(f"stopped: {error}", file=sys.stderr)
-        code = FAILURE_EXIT_CODE
+    except (UserError, TrainingError) as error:
+        if rank:
+            time.sleep(_SECONDS_FOR_RANK_0)
+        is_users = isinstance(error, UserError)
+        print(f"{'error' if is_users else 'stopped'}: {error}", file=sys.stderr)
+        code = USER_ERROR_EXIT_CODE if is_users else FAILURE_EXIT_CODE
     except KeyboardInterrupt:
         code = 130
     except SystemExit as error:

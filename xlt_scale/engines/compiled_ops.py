@@ -130,7 +130,7 @@ def load_op(builder: Any, directory: Path) -> None:
         os.environ.setdefault("TORCH_DONT_CHECK_COMPILER_ABI", "1")
     elif not installed_ops.get(builder.name):
         _require_build_tools(builder.name)
-        logger.info("compiling DeepSpeed's %s: half a minute or so, once per environment", builder.name)
+        logger.info("compiling DeepSpeed's %s: a minute or so, once per environment", builder.name)
     try:
         builder.load(verbose=False)
     except ImportError as error:

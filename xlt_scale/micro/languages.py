@@ -41,12 +41,12 @@ class Language:
 # qha has everything against it.
 LANGUAGES: tuple[Language, ...] = (
     Language("qen", "e", 1.0, "SVO", 0),
-    Language("qea", "e", 0.6, "SVO", 6000),
-    Language("qeb", "e", 0.6, "SOV", 6000),
-    Language("qfa", "f", 0.35, "SVO", 6000),
-    Language("qfb", "f", 0.35, "SVO", 1500),
-    Language("qga", "g", 0.1, "SVO", 6000),
-    Language("qgb", "g", 0.1, "VSO", 6000),
+    Language("qea", "e", 0.75, "SVO", 6000),
+    Language("qeb", "e", 0.75, "SOV", 6000),
+    Language("qfa", "f", 0.5, "SVO", 6000),
+    Language("qfb", "f", 0.5, "SVO", 1500),
+    Language("qga", "g", 0.25, "SVO", 6000),
+    Language("qgb", "g", 0.25, "VSO", 6000),
     Language("qha", "h", 0.1, "SOV", 1500),
 )
 

@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from xlt_scale.micro.concepts import (
@@ -40,39 +40,74 @@ def split_of(clause: Clause, world_seed: int) -> Split:
     return "test" if draw < 20 else "dev" if draw < 35 else "train"
 
 
+class Habits:
+    """Who tends to do what with which things, in which words.
+
+    Running text repeats itself: a subject has its usual verbs, a verb its usual objects. Since these habits are the
+    world's, not a language's, they are what lets words of different languages be recognised as alike by the company
+    that they keep; in text of words drawn alike, nothing but parallel sentences would tell them apart. Labelled sets are
+    drawn without habits, so that a label cannot be told from them.
+    """
+
+    def __init__(self, world_seed: int, strength: float = 0.85) -> None:
+        self._world_seed = world_seed
+        self._strength = strength
+        self._usual: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+
+    def choose(self, rng: random.Random, company: str, candidates: Sequence[str]) -> str:
+        """One of the candidates, most often one that is usual in this company."""
+        if rng.random() >= self._strength:
+            return rng.choice(candidates)
+        key = (company, tuple(candidates))
+        if key not in self._usual:
+            own = random.Random(f"{self._world_seed}/habits/{company}/{' '.join(candidates)}")
+            self._usual[key] = own.sample(list(candidates), max(1, round(len(candidates) / 5)))
+        return rng.choice(self._usual[key])
+
+
+NO_HABITS = Habits(0, strength=0.0)
+
+
 def random_forms(rng: random.Random) -> Chooser:
     """A chooser that takes either synonym with the same chance."""
     return lambda _concept, count: rng.randrange(count)
 
 
-def thing_clause(rng: random.Random) -> Clause:
+def thing_clause(rng: random.Random, habits: Habits = NO_HABITS) -> Clause:
     """Someone does something to a thing: "sailor paints red drum", "elun keeps 3 pear"."""
-    modifier = rng.choice(("", rng.choice(QUALITIES), rng.choice(NUMBERS)))
-    return Clause(rng.choice(_PERSONS), rng.choice(HANDLING), rng.choice(THINGS), modifier)
+    subject = rng.choice(_PERSONS)
+    thing = habits.choose(rng, subject, THINGS)
+    modifier = rng.choice(("", habits.choose(rng, thing, QUALITIES), habits.choose(rng, thing, NUMBERS)))
+    return Clause(subject, habits.choose(rng, thing, HANDLING), thing, modifier)
 
 
-def valence_clause(rng: random.Random, valence: str) -> Clause:
+def valence_clause(rng: random.Random, valence: str, habits: Habits = NO_HABITS) -> Clause:
     """Someone is in a state or does a deed: "king not seems cruel today" (positive), "garo robs farmer" (negative).
 
     A quarter of the clauses is negated whatever the valence, so neither the words nor their number give it away alone.
     """
     negated = rng.random() < 0.25
     word_valence = VALENCES[1 - VALENCES.index(valence)] if negated else valence
-    subject, time = rng.choice(_PERSONS), rng.choice(("", rng.choice(TIMES)))
+    subject = rng.choice(_PERSONS)
     if rng.random() < 0.5:
-        return Clause(subject, rng.choice(LINKS), state=rng.choice(STATES[word_valence]), time=time, negated=negated)
-    other = rng.choice([person for person in _PERSONS if person != subject])
-    return Clause(subject, rng.choice(DEEDS[word_valence]), other, time=time, negated=negated)
+        state = habits.choose(rng, subject, STATES[word_valence])
+        time = rng.choice(("", habits.choose(rng, state, TIMES)))
+        return Clause(subject, habits.choose(rng, state, LINKS), state=state, time=time, negated=negated)
+    other = habits.choose(rng, subject, [person for person in _PERSONS if person != subject])
+    deed = habits.choose(rng, other, DEEDS[word_valence])
+    time = rng.choice(("", habits.choose(rng, deed, TIMES)))
+    return Clause(subject, deed, other, time=time, negated=negated)
 
 
-def topic_clause(rng: random.Random, topic: str) -> Clause:
+def topic_clause(rng: random.Random, topic: str, habits: Habits = NO_HABITS) -> Clause:
     """Two of verb, object and place are of the topic, the third is of another: "child sows seed at harbour" (farm)."""
     topics = [topic] * 3
     topics[rng.randrange(3)] = rng.choice([other for other in TOPICS if other != topic])
-    verb = rng.choice(TOPIC_VERBS[topics[0]])
-    noun = rng.choice(TOPIC_NOUNS[topics[1]])
-    place = rng.choice([word for word in TOPIC_NOUNS[topics[2]] if word != noun])
-    return Clause(rng.choice(_PERSONS), verb, noun, place=place)
+    subject = rng.choice(_PERSONS)
+    verb = habits.choose(rng, subject, TOPIC_VERBS[topics[0]])
+    noun = habits.choose(rng, subject, TOPIC_NOUNS[topics[1]])
+    place = habits.choose(rng, noun, [word for word in TOPIC_NOUNS[topics[2]] if word != noun])
+    return Clause(subject, verb, noun, place=place)
 
 
 def mixed_clause(rng: random.Random) -> Clause:
@@ -82,23 +117,23 @@ def mixed_clause(rng: random.Random) -> Clause:
     return Clause(rng.choice(_PERSONS), rng.choice(TOPIC_VERBS[rng.choice(TOPICS)]), noun, place=place)
 
 
-def any_clause(rng: random.Random) -> Clause:
+def any_clause(rng: random.Random, habits: Habits) -> Clause:
     """A clause from any part of the world."""
     part = rng.randrange(3)
     if part == 0:
-        clause = thing_clause(rng)
+        clause = thing_clause(rng, habits)
         # Kinds are spoken of as well as things are; without that their words would be rare in text.
         return _with_object(clause, KIND_OF[clause.object]) if rng.random() < 0.2 else clause
     if part == 1:
-        return valence_clause(rng, rng.choice(VALENCES))
-    return topic_clause(rng, rng.choice(TOPICS))
+        return valence_clause(rng, rng.choice(VALENCES), habits)
+    return topic_clause(rng, rng.choice(TOPICS), habits)
 
 
 def _with_object(clause: Clause, thing: str) -> Clause:
     return Clause(clause.subject, clause.verb, thing, clause.modifier)
 
 
-def coherent_pair(rng: random.Random) -> tuple[Clause, Clause]:
+def coherent_pair(rng: random.Random, habits: Habits) -> tuple[Clause, Clause]:
     """Two clauses that belong together, as neighbouring clauses of real text do.
 
     A thing is taken up again by its kind, a topic and a valence are kept: that is all that text without labels says
@@ -106,14 +141,15 @@ def coherent_pair(rng: random.Random) -> tuple[Clause, Clause]:
     """
     part = rng.randrange(3)
     if part == 0:
-        first = thing_clause(rng)
-        second = Clause(rng.choice(_PERSONS), rng.choice(HANDLING), KIND_OF[first.object])
+        first = thing_clause(rng, habits)
+        kind = KIND_OF[first.object]
+        second = Clause(rng.choice(_PERSONS), habits.choose(rng, kind, HANDLING), kind)
         return (first, second) if rng.random() < 0.5 else (second, first)
     if part == 1:
         valence = rng.choice(VALENCES)
-        return valence_clause(rng, valence), valence_clause(rng, valence)
+        return valence_clause(rng, valence, habits), valence_clause(rng, valence, habits)
     topic = rng.choice(TOPICS)
-    return topic_clause(rng, topic), topic_clause(rng, topic)
+    return topic_clause(rng, topic, habits), topic_clause(rng, topic, habits)
 
 
 def draw(rng: random.Random, world_seed: int, splits: tuple[Split, ...], sampler: ClauseSampler) -> Clause:

@@ -8,7 +8,7 @@ from pathlib import Path
 from xlt_scale.micro.concepts import NAMES, NUMBERS
 from xlt_scale.micro.labelled import TASKS, render_item, sample_items
 from xlt_scale.micro.languages import LANGUAGES, SOURCE_LANGUAGE, Tongue, build_tongues
-from xlt_scale.micro.sentences import any_clause, coherent_pair, draw, random_forms, split_of
+from xlt_scale.micro.sentences import Habits, any_clause, coherent_pair, draw, random_forms, split_of
 from xlt_scale.micro.tokenizer import write_tokenizer
 
 # Bump whenever the files of a seed change.
@@ -52,9 +52,10 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 def _monolingual(tongue: Tongue, world_seed: int) -> list[str]:
     rng = random.Random(f"{world_seed}/text/{tongue.language.code}")
     choose = random_forms(rng)
+    habits = Habits(world_seed)
     lines: list[str] = []
     while len(lines) < MONOLINGUAL_LINES:
-        pair = coherent_pair(rng)
+        pair = coherent_pair(rng, habits)
         if all(split_of(clause, world_seed) != "test" for clause in pair):
             lines.append(f" {SEPARATOR} ".join(tongue.sentence(clause, choose) for clause in pair))
     return lines
@@ -63,9 +64,10 @@ def _monolingual(tongue: Tongue, world_seed: int) -> list[str]:
 def _parallel(tongue: Tongue, source: Tongue, world_seed: int) -> list[str]:
     rng = random.Random(f"{world_seed}/parallel/{tongue.language.code}")
     choose = random_forms(rng)
+    habits = Habits(world_seed)
     rows = []
     for _ in range(tongue.language.parallel_sentences):
-        clause = draw(rng, world_seed, ("train", "dev"), any_clause)
+        clause = draw(rng, world_seed, ("train", "dev"), lambda r: any_clause(r, habits))
         rows.append(f"{tongue.sentence(clause, choose)}\t{source.sentence(clause, choose)}")
     return rows
 
@@ -82,9 +84,10 @@ def _write_labelled(folder: Path, tongues: dict[str, Tongue], world_seed: int) -
 
 def _write_retrieval(folder: Path, tongues: dict[str, Tongue], world_seed: int) -> None:
     rng = random.Random(f"{world_seed}/retrieval")
+    habits = Habits(world_seed)
     clauses = []
     while len(clauses) < RETRIEVAL_LINES:
-        clause = draw(rng, world_seed, ("test",), any_clause)
+        clause = draw(rng, world_seed, ("test",), lambda r: any_clause(r, habits))
         if clause not in clauses:
             clauses.append(clause)
     for code, tongue in tongues.items():

@@ -78,11 +78,12 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter) -> N
             setup.announce(f"phase {phase.name}: trained before ({name}), scoring")
         if finished is not None or phase.keep == "best":
             _load_exactly(engine, result, parameters)
-        setup.world.barrier()
         if setup.world.is_main:
             facts = {"name": phase.name, "hash": name, "checkpoint": str(result.resolve()), "num_steps": num_steps}
             write_json(folder / PHASE_FILE, facts | {"parent": parent.origin, "seed": seed})
         _score(setup, phase, engine, folder)
+        # The next phase reads on every rank what rank 0 has written.
+        setup.world.barrier()
     finally:
         engine.destroy()
 
