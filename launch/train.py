@@ -3,8 +3,9 @@
     deepspeed --num_gpus 2 launch/train.py --run launch/runs/micro.toml
     torchrun --nproc-per-node 2 launch/train.py launch/runs/micro.toml --set engine.name=fsdp2
 
-Any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* will do; without one, a single process runs. The run file may
-be given with or without --run: torchrun of Python 3.11 takes every --run for an abbreviation of its own --run-path.
+Any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK and MASTER_* will do; without one, a single process runs. The run
+file may be given with or without --run: torchrun of Python 3.11 takes every --run for an abbreviation of its own
+--run-path.
 """
 
 import argparse
@@ -19,9 +20,16 @@ def main() -> None:
     run_file.add_argument("run_file", nargs="?", metavar="RUN.toml", help="the run file (docs/run_file.md)")
     run_file.add_argument("--run", metavar="RUN.toml", help="the same")
     parser.add_argument(
-        "--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help="override an option, repeatable"
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="override an option, repeatable",
     )
-    parser.add_argument("--deepspeed_config", default="", metavar="FILE", help="DeepSpeed JSON file of the zero3 engine")
+    parser.add_argument(
+        "--deepspeed_config", default="", metavar="FILE", help="DeepSpeed JSON file of the zero3 engine"
+    )
     # DeepSpeed's launcher adds this one; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -35,10 +35,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def run_as_program(main: Callable[[], None]) -> None:
     """Run `main` and end the process with the exit code that fits what happened.
 
-    Called on every rank. A `UserError` is mostly found alike by all ranks: the others give rank 0 the time to print it and to
-    be seen ending, whereupon the launcher ends them; one that still lives then found it alone, and prints it. Anything else is
-    printed by the rank it happened on. The process ends at once, without the usual clean-up: a rank that waited in a collective's
-    destructor for its peers would keep the launcher from ending them.
+    Called on every rank. A `UserError` is mostly found alike by all ranks: the others give rank 0 the time to print it
+    and to be seen ending, whereupon the launcher ends them; one that still lives then found it alone, and prints it.
+    Anything else is printed by the rank it happened on. The process ends at once, without the usual clean-up: a rank
+    that waited in a collective's destructor for its peers would keep the launcher from ending them.
     """
     rank = int(os.environ.get("RANK", "0"))
     try:

@@ -100,7 +100,8 @@ def training_flops(
 ) -> int:
     """Floating-point operations of forward and backward over real tokens: 6 N sum(n) + 12 L d sum(n^2).
 
-    N without embeddings and the attention term bidirectional (no causal half), after Kaplan et al. 2020, section 2.1, and
-    Chowdhery et al. 2022, appendix B. Recomputation does not count, so this gives MFU rather than hardware utilisation.
+    N without embeddings and the attention term bidirectional (no causal half), after Kaplan et al. 2020, section 2.1,
+    and Chowdhery et al. 2022, appendix B. Recomputation does not count, so this gives MFU rather than hardware
+    utilisation.
     """
     return 6 * num_non_embedding_parameters * num_tokens + 12 * num_layers * hidden_size * sum_squared_lengths

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from xlt_scale.config import PhaseOptions
 from xlt_scale.data.prepare import DataPreparer
 from xlt_scale.data.tokens import TokenizedData
 from xlt_scale.engines.interface import Engine
@@ -40,7 +41,10 @@ class Evaluator:
     retrieval_layer: int
 
     def score(self, spec: TaskSpec, split: Split, language: str, folder: Path | None = None) -> dict[str, float]:
-        """The metrics of one task in one language; collective. Rank 0 writes `<folder>/<task>/<split>-<language>.tsv`."""
+        """The metrics of one task in one language; collective.
+
+        Rank 0 writes the predictions to `<folder>/<task>/<split>-<language>.tsv`.
+        """
         examples = load_examples(spec, split, language, self.preparer.source)
         if spec.kind == "retrieval":
             found = self._retrieve(spec, examples)
@@ -84,40 +88,52 @@ class Evaluator:
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def scored_languages(spec: TaskSpec, split: Split, wanted: Sequence[str], source: DataSource) -> list[str]:
-    """The languages that a task is scored in: the wanted ones, else all that there are data for.
+def plan_scoring(
+    specs: Sequence[TaskSpec], phase: PhaseOptions, heads: Sequence[str], source: DataSource
+) -> dict[str, tuple[Split, list[str]]]:
+    """What will be scored, checked before any training: the split and the languages of each task of `phase.evaluate`.
+
+    Args:
+        specs: the declarations of those tasks.
+        heads: names of the heads that the phase trains.
 
     Raises:
-        UserError: a wanted language is not the task's, or there are no data at all.
+        UserError: a task needs a head that the phase does not train, cannot be scored, or has no data; or a wanted
+            language is in none of the tasks.
     """
-    for language in wanted:
-        if spec.languages and language not in spec.languages:
+    plan: dict[str, tuple[Split, list[str]]] = {}
+    everywhere: set[str] = set()
+    for spec in specs:
+        _check_scorable(spec, heads, phase.name)
+        split = scored_split(spec, source, phase.evaluate_split)
+        there = available_languages(spec, split, source)
+        if not there:
+            root = source.roots.get(spec.generator)
+            place = f"below {root}" if root else "because neither data.root nor XLT_SCALE_DATA is set"
+            raise UserError(f"phase {phase.name!r}: no {split} files of task {spec.name!r} found {place}")
+        everywhere |= set(there)
+        wanted = phase.evaluate_languages
+        plan[spec.name] = split, [language for language in there if not wanted or language in wanted]
+    for language in phase.evaluate_languages:
+        if language not in everywhere:
             raise UserError(
-                f"evaluate_languages: task {spec.name!r} has no language {language!r}; {nearest(language, spec.languages)}"
+                f"phase {phase.name!r}: evaluate_languages has {language!r}, but no evaluated task has data in it; "
+                f"{nearest(language, everywhere)}"
             )
-    there = available_languages(spec, split, source)
-    if not there:
-        root = source.roots.get(spec.generator)
-        place = f"below {root}" if root else "because neither data.root nor XLT_SCALE_DATA is set"
-        raise UserError(f"evaluate: no {split} files of task {spec.name!r} found {place}")
-    return [language for language in there if not wanted or language in wanted]
+    for task, (_, languages) in plan.items():
+        if not languages:
+            raise UserError(
+                f"phase {phase.name!r}: task {task!r} has data in none of evaluate_languages; remove one of them"
+            )
+    return plan
 
 
-def check_scorable(
-    spec: TaskSpec, heads: Sequence[str], phase: str, wanted: str, languages: Sequence[str], source: DataSource
-) -> Split:
-    """Before any training: can this phase's model be scored on the task? The split that will be.
-
-    Raises:
-        UserError: the task needs a head that the phase does not train, cannot be scored, or has no data.
-    """
+def _check_scorable(spec: TaskSpec, heads: Sequence[str], phase: str) -> None:
     if spec.kind not in SCORER_VERSIONS:
         raise UserError(f"phase {phase!r}: task {spec.name!r} ({spec.kind}) has no score; remove it from evaluate")
     if spec.kind == "classification" and spec.head not in heads:
         trained = ", ".join(sorted(heads)) or "none"
         raise UserError(
-            f"phase {phase!r} cannot be scored on {spec.name!r}: it needs a head {spec.head!r}, the phase trains: {trained}"
+            f"phase {phase!r} cannot be scored on {spec.name!r}: it needs a head {spec.head!r}, "
+            f"the phase trains: {trained}"
         )
-    split = scored_split(spec, source, wanted)
-    scored_languages(spec, split, languages, source)
-    return split

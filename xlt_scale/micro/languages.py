@@ -76,6 +76,8 @@ class Word:
     role: Role
 
 
+# A chooser decides between ways of saying the same: which synonym of a concept, and whether the time comes first.
+TIME_FIRST = "time first"
 Chooser = Callable[[str, int], int]
 
 
@@ -110,7 +112,9 @@ class Tongue:
             verb = say(NEGATION, "negation") + verb
         parts = {"S": say(clause.subject, "subject"), "V": verb, "O": noun_phrase + say(clause.state, "state")}
         core = [word for letter in order for word in parts[letter]]
-        return core + place + say(clause.time, "time")
+        time = say(clause.time, "time")
+        front = bool(time) and choose(TIME_FIRST, 2) == 1
+        return time + core + place if front else core + place + time
 
     def sentence(self, clause: Clause, choose: Chooser) -> str:
         """The clause as text, tokens apart by one space."""

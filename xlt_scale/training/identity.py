@@ -39,10 +39,12 @@ def phase_hash(
 ) -> str:
     """Sixteen hexadecimal digits that name the result of a phase.
 
-    Engine, world size and token budget are not in it: they change a result by rounding only, and are recorded beside it.
+    Engine, world size and token budget are not in it: they change a result by rounding only, and are recorded beside
+    it.
 
     Args:
-        origin: what the encoder starts from: the parent's hash, a pre-trained model with its revision, or the seed of fresh weights.
+        origin: what the encoder starts from: the parent's hash, a pre-trained model with its revision, or the seed of
+            fresh weights.
         data: fingerprint of the training data of each task.
     """
     decisive = phase.model_dump(mode="json", exclude=_WITHOUT_INFLUENCE)

@@ -48,7 +48,8 @@ class Training:
     Attributes:
         seed: of data order, mixture and dropout.
         token_budget: tokens of one micro-batch at most; padded ones when `padded`.
-        evaluate: called on every rank every `phase.evaluate_every` steps and after the last, with the number of steps done.
+        evaluate: called on every rank every `phase.evaluate_every` steps and after the last, with the number of steps
+            done.
     """
 
     engine: Engine
@@ -142,8 +143,8 @@ def _step(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One optimiser step; this rank's part of the global loss and the gradient norm, both still on the device.
 
-    Loss = sum over targets / number of targets in the global batch. Engines average gradients over ranks, so the world size
-    cancels that.
+    Loss = sum over targets / number of targets in the global batch. Engines average gradients over ranks, so the world
+    size cancels that.
     """
     engine, world = training.engine, training.engine.world
     num_targets = torch.tensor(float(sum(batch.num_targets for batch in micro_batches)))

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from xlt_scale.checkpoint.manifest import MANIFEST
 from xlt_scale.checkpoint.reader import CheckpointWeights, check_arrival
@@ -15,18 +16,15 @@ from xlt_scale.data.plan import BatchPlan
 from xlt_scale.engines.build import build_engine
 from xlt_scale.engines.interface import Engine, EngineRequest
 from xlt_scale.errors import UserError
-from xlt_scale.evaluation.score import SCORER_VERSIONS, Evaluator, scored_languages
+from xlt_scale.evaluation.score import SCORER_VERSIONS, Evaluator
 from xlt_scale.modeling.encoder import EncoderPlan
 from xlt_scale.modeling.parameters import ParameterSpec, describe_parameters
 from xlt_scale.modeling.weights import FirstOf, FreshWeights, PretrainedWeights, WeightSource, pretrained_folder
-from xlt_scale.tasks.examples import scored_split
 from xlt_scale.training.environment import write_json
 from xlt_scale.training.identity import phase_hash
 from xlt_scale.training.loop import ModelCost, TaskTraining, Training, train
 from xlt_scale.training.metrics import MetricsWriter
-from xlt_scale.training.setup import RunSetup, origin_name, read_json, selection_task
-
-PHASE_FILE = "phase.json"
+from xlt_scale.training.setup import PHASE_FILE, RunSetup, find_finished, origin_name, read_json, selection_task
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,9 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter) -> N
         )
     )
     try:
-        result = finished or _train_phase(setup, phase, metrics, engine, parameters, parent, tasks, num_steps, seed, name)
+        result = finished or _train_phase(
+            setup, phase, metrics, engine, parameters, parent, tasks, num_steps, seed, name
+        )
         if finished is not None:
             setup.announce(f"phase {phase.name}: trained before ({name}), scoring")
         if finished is not None or phase.keep == "best":
@@ -155,9 +155,7 @@ class _Selection:
         self._best_value = float("-inf")
         self.best: Path | None = None
         if self._spec is not None:
-            self._data = setup.preparer.split(
-                self._spec, "dev", self._spec.source_language, phase.evaluation_examples
-            )
+            self._data = setup.preparer.split(self._spec, "dev", self._spec.source_language, phase.evaluation_examples)
 
     def evaluate(self, step: int) -> None:
         """Score the dev set; keep the weights when they are the best so far and the phase wants those. Collective."""
@@ -193,22 +191,17 @@ def _find_parent(setup: RunSetup, phase: PhaseOptions, seed: int) -> Parent:
         options = setup.options.model
         pretrained = pretrained_folder(options.name, options.revision) if options.name else None
         return Parent(None, pretrained, origin_name(setup.options, pretrained, seed))
-    inside = setup.phase_folder(phase.parent)
-    folder = inside if phase.parent in [other.name for other in setup.options.phases] else Path(phase.parent)
-    facts = read_json(folder / PHASE_FILE)
-    if facts:
-        return Parent(Path(facts["checkpoint"]), None, f"phase:{facts['hash']}")
-    if (folder / MANIFEST).is_file():
-        facts = read_json(folder / MANIFEST).get("facts", {})
-        return Parent(folder, None, f"phase:{facts.get('hash', folder)}:{facts.get('step')}")
-    raise UserError(f"phase {phase.name!r}: parent {str(folder)!r} is no finished phase; run that one first")
+    inside_this_run = phase.parent in [other.name for other in setup.options.phases]
+    folder = setup.phase_folder(phase.parent) if inside_this_run else Path(phase.parent)
+    checkpoint, origin = find_finished(folder, phase.name)
+    return Parent(checkpoint, None, origin)
 
 
 def _load_parent(
     engine: Engine, plan: EncoderPlan, parent: Parent, parameters: dict[str, ParameterSpec], seed: int
 ) -> None:
-    """Encoder weights from the parent, and that of masked language modelling, which belongs to the pre-trained model; other
-    heads anew. Every encoder weight must have arrived, bit by bit. Collective.
+    """Encoder weights from the parent, and that of masked language modelling, which belongs to the pre-trained model;
+    other heads anew. Every encoder weight must have arrived, bit by bit. Collective.
     """
     fresh = FreshWeights(parameters, seed)
     if parent.checkpoint is not None:
@@ -252,8 +245,8 @@ def _task_trainings(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str
         data = setup.preparer.training_data(spec, phase.languages, phase.max_examples)
         if phase.batch_size < setup.world.size:
             raise UserError(
-                f"phase {phase.name!r}: batch_size = {phase.batch_size} leaves some of {setup.world.size} processes without an "
-                f"example; start at most {phase.batch_size}, or raise batch_size"
+                f"phase {phase.name!r}: batch_size = {phase.batch_size} leaves some of {setup.world.size} processes "
+                f"without an example; start at most {phase.batch_size}, or raise batch_size"
             )
         masking = None
         if spec.kind == "masked_language_modeling":
@@ -289,17 +282,18 @@ def _evaluator(setup: RunSetup, phase: PhaseOptions, engine: Engine) -> Evaluato
     )
 
 
+def _scoring_request(setup: RunSetup, phase: PhaseOptions) -> dict[str, Any]:
+    """What is scored and how: scores of an earlier start count only when they answer the same request."""
+    plan = setup.scoring(phase, [head.name for head in setup.heads(phase)])
+    return {
+        "tasks": {task: {"split": split, "languages": languages} for task, (split, languages) in plan.items()},
+        "scorers": {task: SCORER_VERSIONS[setup.catalogue[task].kind] for task in plan},
+        "retrieval_layer": round(phase.retrieval_depth * setup.plan.num_layers),
+    }
+
+
 def _scores_are_there(setup: RunSetup, folder: Path, phase: PhaseOptions) -> bool:
-    if not phase.evaluate:
-        return True
-    scores = read_json(folder / "scores.json").get("scores", {})
-    for task in phase.evaluate:
-        spec = setup.catalogue[task]
-        split = scored_split(spec, setup.preparer.source, phase.evaluate_split)
-        languages = scored_languages(spec, split, phase.evaluate_languages, setup.preparer.source)
-        if sorted(scores.get(task, {})) != sorted(languages):
-            return False
-    return True
+    return not phase.evaluate or read_json(folder / "scores.json").get("request") == _scoring_request(setup, phase)
 
 
 def _score(setup: RunSetup, phase: PhaseOptions, engine: Engine, folder: Path) -> None:
@@ -307,16 +301,13 @@ def _score(setup: RunSetup, phase: PhaseOptions, engine: Engine, folder: Path) -
     if not phase.evaluate:
         return
     evaluator = _evaluator(setup, phase, engine)
+    request = _scoring_request(setup, phase)
     scores: dict[str, dict[str, dict[str, float]]] = {}
-    for task in phase.evaluate:
-        spec = setup.catalogue[task]
-        split = scored_split(spec, setup.preparer.source, phase.evaluate_split)
-        languages = scored_languages(spec, split, phase.evaluate_languages, setup.preparer.source)
-        setup.announce(f"phase {phase.name}: scoring {task} ({split}) in {', '.join(languages)}")
+    for task, wanted in request["tasks"].items():
+        spec, split = setup.catalogue[task], wanted["split"]
+        setup.announce(f"phase {phase.name}: scoring {task} ({split}) in {', '.join(wanted['languages'])}")
         scores[task] = {
-            language: evaluator.score(spec, split, language, folder / "predictions") for language in languages
+            language: evaluator.score(spec, split, language, folder / "predictions") for language in wanted["languages"]
         }
     if setup.world.is_main:
-        versions = {task: SCORER_VERSIONS[setup.catalogue[task].kind] for task in phase.evaluate}
-        facts = {"retrieval_layer": evaluator.retrieval_layer, "phase": phase.name}
-        write_json(folder / "scores.json", {"scores": scores, "scorers": versions} | facts)
+        write_json(folder / "scores.json", {"scores": scores, "request": request, "phase": phase.name})

@@ -25,9 +25,8 @@ def run(options: RunOptions) -> None:
     world = join_world(options.engine.device)
     setup = set_up(options, catalogue, world)
     path = "unpadded" if setup.plan.unpadded else "padded"
-    setup.announce(
-        f"{options.engine.name}, {world.size} x {world.device.type}, {setup.precision}, {path} attention -> {setup.folder}"
-    )
+    where = f"{world.size} x {world.device.type}, {setup.precision}, {path} attention"
+    setup.announce(f"{options.engine.name} on {where} -> {setup.folder}")
     metrics = MetricsWriter(setup.folder, options.logging, world.is_main)
     for phase in options.phases:
         run_phase(setup, phase, metrics)
@@ -64,9 +63,7 @@ def score_tables(folder: Path, options: RunOptions) -> list[Table]:
     return [_task_table(task, {p: s[task] for p, s in scores.items() if task in s}, baselines) for task in tasks]
 
 
-def _task_table(
-    task: str, scores: dict[str, dict[str, dict[str, float]]], baselines: dict[str, str]
-) -> Table:
+def _task_table(task: str, scores: dict[str, dict[str, dict[str, float]]], baselines: dict[str, str]) -> Table:
     gains = [(phase, base) for phase, base in baselines.items() if phase in scores and base in scores]
     languages = sorted(
         {language for found in scores.values() for language in found}, key=lambda code: (describe(code).family, code)
@@ -84,7 +81,8 @@ def _task_table(
         chance = next(found[language]["chance"] for found in scores.values() if language in found)
         cells = [f"{values[phase]:.1f}" if phase in values else "" for phase in scores]
         differences = [
-            f"{values[phase] - values[base]:+.1f}" if phase in values and base in values else "" for phase, base in gains
+            f"{values[phase] - values[base]:+.1f}" if phase in values and base in values else ""
+            for phase, base in gains
         ]
         table.add_row(language, describe(language).family, f"{chance:.1f}", *cells, *differences)
     return table

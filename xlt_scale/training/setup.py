@@ -2,22 +2,24 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xlt_scale.checkpoint.manifest import MANIFEST
 from xlt_scale.config import PhaseOptions, RunOptions
 from xlt_scale.data.prepare import DataPreparer, cache_folder, data_source, micro_world_folder
 from xlt_scale.engines.build import resolve_precision
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
-from xlt_scale.evaluation.score import check_scorable
+from xlt_scale.evaluation.score import plan_scoring
 from xlt_scale.modeling.encoder import EncoderPlan, plan_encoder
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.tokenizer import load_tokenizer, trained_tokenizer
 from xlt_scale.tasks.catalogue import find_task, load_catalogue
 from xlt_scale.tasks.examples import DataSource, available_languages, load_examples
-from xlt_scale.tasks.spec import TaskSpec
+from xlt_scale.tasks.spec import Split, TaskSpec
 from xlt_scale.training.environment import describe_environment, write_json
 from xlt_scale.training.metrics import Announce, announcer
 
@@ -48,6 +50,11 @@ class RunSetup:
 
     def phase_folder(self, name: str) -> Path:
         return self.folder / "phases" / name
+
+    def scoring(self, phase: PhaseOptions, heads: Sequence[str]) -> dict[str, tuple[Split, list[str]]]:
+        """The split and languages of each task that the phase is scored on (`plan_scoring`)."""
+        specs = [self.catalogue[name] for name in phase.evaluate]
+        return plan_scoring(specs, phase, heads, self.preparer.source)
 
 
 def check_before_launch(options: RunOptions) -> dict[str, TaskSpec]:
@@ -113,11 +120,9 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
 
 def _check_phase(setup: RunSetup, phase: PhaseOptions) -> None:
     heads = [head.name for head in setup.heads(phase)]
-    source = setup.preparer.source
-    for name in phase.evaluate:
-        check_scorable(
-            setup.catalogue[name], heads, phase.name, phase.evaluate_split, phase.evaluate_languages, source
-        )
+    setup.scoring(phase, heads)
+    if phase.parent and phase.parent not in [other.name for other in setup.options.phases]:
+        find_finished(Path(phase.parent), phase.name)
     for name in phase.tasks:
         spec = setup.catalogue[name]
         if spec.kind not in ("classification", "masked_language_modeling"):
@@ -126,7 +131,9 @@ def _check_phase(setup: RunSetup, phase: PhaseOptions) -> None:
             raise UserError(f"phase {phase.name!r}: the tokenizer has no mask token, which task {name!r} needs")
     if phase.evaluate_every and selection_task(setup, phase) is None:
         tasks = ", ".join(phase.tasks)
-        raise UserError(f"phase {phase.name!r}: evaluate_every is set, but {tasks} has no labelled dev split; remove it")
+        raise UserError(
+            f"phase {phase.name!r}: evaluate_every is set, but {tasks} has no labelled dev split; remove it"
+        )
 
 
 def selection_task(setup: RunSetup, phase: PhaseOptions) -> TaskSpec | None:
@@ -171,7 +178,9 @@ def _tokenizer_name(options: RunOptions, catalogue: dict[str, TaskSpec], source:
                 for language in phase.languages or available_languages(spec, "train", source):
                     texts += load_examples(spec, "train", language, source).texts
     if not texts:
-        raise UserError(f"model.tokenizer = {name!r} learns from raw text, but no phase trains masked language modelling")
+        raise UserError(
+            f"model.tokenizer = {name!r} learns from raw text, but no phase trains masked language modelling"
+        )
     return str(trained_tokenizer(texts, int(size), cache_folder(options.data))), ""
 
 
@@ -179,12 +188,34 @@ def origin_name(options: RunOptions, pretrained: Path | None, seed: int) -> str:
     """What the first phase starts from, for its hash: fresh weights by seed, or pre-trained files by their content."""
     if pretrained is None:
         return f"fresh:{seed}"
-    sizes = {path.name: os.path.getsize(path) for path in sorted(pretrained.iterdir()) if path.suffix in _WEIGHT_SUFFIXES}
+    sizes = {
+        path.name: os.path.getsize(path) for path in sorted(pretrained.iterdir()) if path.suffix in _WEIGHT_SUFFIXES
+    }
     index = [json.loads(path.read_text()) for path in sorted(pretrained.glob("*.index.json"))]
     return f"pretrained:{options.model.name}@{options.model.revision or pretrained.name}:{sizes}:{len(index)}"
 
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin")
+
+PHASE_FILE = "phase.json"
+
+
+def find_finished(folder: Path, phase: str) -> tuple[Path, str]:
+    """The checkpoint of a finished phase's folder, or of a checkpoint's own folder, and what to call it in a child's
+    hash.
+
+    Raises:
+        UserError: the folder is neither.
+    """
+    facts = read_json(folder / PHASE_FILE)
+    if facts:
+        return Path(facts["checkpoint"]), f"phase:{facts['hash']}"
+    if (folder / MANIFEST).is_file():
+        facts = read_json(folder / MANIFEST).get("facts", {})
+        return folder, f"phase:{facts.get('hash', folder)}:{facts.get('step')}"
+    raise UserError(
+        f"phase {phase!r}: parent {str(folder)!r} is no finished phase; run that one first, or mend the path"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
