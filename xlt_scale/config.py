@@ -15,14 +15,15 @@ from xlt_scale.errors import UserError, nearest
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 PositiveCount = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 
 
 class Options(BaseModel):
-    """Base of every options table: unknown keys are refused, values are checked when they are set."""
+    """Base of every options table: unknown keys and values of another type are refused, also when they are set later."""
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, strict=True, allow_inf_nan=False)
 
 
 class ModelOptions(Options):
@@ -94,7 +95,7 @@ class PhaseOptions(Options):
     task: str = Field("", description="task to train; '' = only score the parent")
     mixture: dict[str, Positive] = Field(default_factory=dict, description="task = weight; one task per step")
     languages: list[str] = Field(default_factory=list, description="training languages; default: the task's source")
-    max_examples: Count = Field(0, description="train on the first so many examples; 0 = all")
+    max_examples: Count = Field(0, description="train on the first so many examples of each language; 0 = all")
     steps: Count = Field(0, description="optimiser steps; 0 = from `epochs`")
     epochs: Annotated[float, Field(ge=0)] = Field(0.0, description="passes over the data; used when `steps` is 0")
     batch_size: PositiveCount = Field(32, description="examples per optimiser step, over all ranks together")
@@ -104,7 +105,8 @@ class PhaseOptions(Options):
     schedule: Literal["linear", "cosine", "constant"] = Field("linear")
     warmup: Share = Field(0.1, description="share of the steps over which the learning rate rises from 0")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="on matrices; not on biases, norms")
-    betas: tuple[float, float] = Field((0.9, 0.999))
+    # Not strict, because TOML has lists and no tuples; the numbers in it are checked strictly all the same.
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), strict=False)
     epsilon: Positive = Field(1e-8)
     gradient_clipping: Annotated[float, Field(ge=0)] = Field(1.0, description="global norm; 0 = no clipping")
     freeze_embeddings: bool = Field(False, description="word and position embeddings keep their values")
@@ -184,7 +186,8 @@ def load_run(path: str | Path, settings: list[str] | None = None) -> RunOptions:
     Args:
         path: the TOML file.
         settings: as given to `--set`. Values are TOML (`true`, `3`, `[1, 2]`); what is not TOML is taken as a string. A phase
-            is addressed by its name: `phases.target.steps=100`.
+            is addressed by its name, or by its number from 0: `phases.target.steps=100`. A name with a dot in it is
+            quoted: `phases."lr-0.01".steps=100`.
 
     Raises:
         UserError: the file is missing or not TOML, a key is unknown, or a value does not fit.
@@ -207,6 +210,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def validate(model: type[Options], table: dict[str, Any], place: str) -> Any:
@@ -219,13 +224,10 @@ def validate(model: type[Options], table: dict[str, Any], place: str) -> Any:
 
 def _apply_setting(table: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
-    if not equals or not key:
+    *parents, last = _key_parts(key) if equals else [""]
+    if not last:
         raise UserError(f"--set {setting!r}: write key.path=value")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    *parents, last = key.strip().split(".")
+    value = _setting_value(text)
     place: Any = table
     for position, part in enumerate(parents):
         if isinstance(place, list):
@@ -234,23 +236,55 @@ def _apply_setting(table: dict[str, Any], setting: str) -> None:
             place = place.setdefault(part, {})
         if not isinstance(place, dict | list):
             raise UserError(f"--set {key}: {'.'.join(parents[: position + 1])} is a value, not a table")
-    if isinstance(place, list):
-        raise UserError(f"--set {key}: name one of the items, as in phases.NAME.{last}=...")
-    place[last] = value
+    if not isinstance(place, list):
+        place[last] = value
+    elif last.isdecimal() and int(last) < len(place) and not isinstance(place[int(last)], dict):
+        place[int(last)] = value
+    elif any(isinstance(item, dict) for item in place):
+        raise UserError(f"--set {key}: name one of the items, as in {'.'.join(parents)}.NAME.{last}=...")
+    else:
+        raise UserError(f"--set {key}: no such item; the list has {len(place)}, counted from 0")
+
+
+def _key_parts(key: str) -> list[str]:
+    """The parts of a dotted key as TOML reads it; [""] when it is no key."""
+    if "\n" in key:
+        return [""]
+    try:
+        table = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        return [""]
+    parts: list[str] = []
+    while isinstance(table, dict) and table:
+        part, table = next(iter(table.items()))
+        parts.append(part)
+    return parts or [""]
+
+
+def _setting_value(text: str) -> Any:
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return table["value"] if len(table) == 1 else text
 
 
 def _list_item(items: list[Any], part: str, key: str) -> Any:
-    names = {item["name"]: item for item in items if isinstance(item, dict) and "name" in item}
+    names = {item["name"]: item for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)}
     if part in names:
         return names[part]
-    if part.isdigit() and int(part) < len(items):
+    if part.isdecimal() and int(part) < len(items):
         return items[int(part)]
     raise UserError(f"--set {key}: no such item; {nearest(part, names)}")
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation in one line: the key, what is wrong, and the mend."""
-    problem = error.errors(include_url=False)[0]
+    """One problem of a validation in one line: the key, what is wrong, and the mend.
+
+    An unknown key goes first: when it is a misspelt one, the right one is missing too, and that would tell less.
+    """
+    problems = error.errors(include_url=False)
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     location = problem["loc"]
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
@@ -260,6 +294,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         return message
     if problem["type"] == "missing":
         return f"key {key!r} is missing"
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"{key} = {problem['input']!r}: it should be a table"
     return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 

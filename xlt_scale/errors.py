@@ -24,6 +24,8 @@ _SECONDS_FOR_RANK_0 = 5.0
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A clause that helps to mend a misspelt `name`: the nearest valid name, else all of them when they are few."""
     names = sorted(set(valid))
+    if not names:
+        return "there is none"
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"

@@ -25,6 +25,8 @@ from xlt_scale.micro.sentences import (
     valence_clause,
 )
 
+# Far more than any split needs, so that a count which the world cannot fill ends in an error, not in a long wait.
+_MOST_TRIES = 200_000
 _ALL_NOUNS = tuple(noun for nouns in TOPIC_NOUNS.values() for noun in nouns)
 
 
@@ -41,18 +43,19 @@ class Item:
     changed: str = ""
 
 
-ItemSampler = Callable[[random.Random, int, Split, str], Item | None]
+# Draws one item of each label, or None to be asked again.
+GroupSampler = Callable[[random.Random, int, Split], list[Item] | None]
 
 
 @dataclass(frozen=True)
 class LabelledTask:
-    """A task of the micro world and how its items are drawn; a sampler may return None to be asked again."""
+    """A task of the micro world and how its items are drawn."""
 
     name: str
     purpose: str
     part: str
     labels: tuple[str, ...]
-    sampler: ItemSampler
+    sampler: GroupSampler
     counts: Mapping[str, int]
     description: str
 
@@ -61,30 +64,36 @@ class LabelledTask:
         return 1.0 / len(self.labels)
 
 
-def _sample_nli(rng: random.Random, world_seed: int, split: Split, label: str) -> Item | None:
+def _sample_nli(rng: random.Random, world_seed: int, split: Split) -> list[Item] | None:
+    # One premise with both labels: nothing about a premise can then speak for a label.
     premise = draw(rng, world_seed, (split,), thing_clause)
     kind = KIND_OF[premise.object]
-    hypothesis = replace(premise, object=kind if label == "entailment" else rng.choice(kinds_but(kind)))
-    return Item(label, premise, hypothesis) if split_of(hypothesis, world_seed) == split else None
+    items = [
+        Item("entailment", premise, replace(premise, object=kind)),
+        Item("not_entailment", premise, replace(premise, object=rng.choice(kinds_but(kind)))),
+    ]
+    return items if _within(items, world_seed, split) else None
 
 
-def _sample_valence(rng: random.Random, world_seed: int, split: Split, label: str) -> Item:
-    return Item(label, draw(rng, world_seed, (split,), lambda r: valence_clause(r, label)))
+def _sample_valence(rng: random.Random, world_seed: int, split: Split) -> list[Item]:
+    return [Item(v, draw(rng, world_seed, (split,), lambda r, v=v: valence_clause(r, v))) for v in VALENCES]
 
 
-def _sample_topic(rng: random.Random, world_seed: int, split: Split, label: str) -> Item:
-    return Item(label, draw(rng, world_seed, (split,), lambda r: topic_clause(r, label)))
+def _sample_topic(rng: random.Random, world_seed: int, split: Split) -> list[Item]:
+    return [Item(t, draw(rng, world_seed, (split,), lambda r, t=t: topic_clause(r, t))) for t in TOPICS]
 
 
-def _sample_paraphrase(rng: random.Random, world_seed: int, split: Split, label: str) -> Item | None:
+def _sample_paraphrase(rng: random.Random, world_seed: int, split: Split) -> list[Item] | None:
+    # Words are drawn without regard to topics here, or a changed word would show as the odd one out.
     first = draw(rng, world_seed, (split,), mixed_clause)
     role = rng.choice(("object", "place"))
-    if label == "same":
-        return Item(label, first, first, role)
-    # The words of a clause are drawn without regard to topics here, or a changed word would show as an odd one out.
-    replacement = rng.choice([word for word in _ALL_NOUNS if word not in (first.object, first.place)])
-    second = replace(first, **{role: replacement})
-    return Item(label, first, second, role) if split_of(second, world_seed) == split else None
+    other = rng.choice([noun for noun in _ALL_NOUNS if noun not in (first.object, first.place)])
+    items = [Item("same", first, first, role), Item("different", first, replace(first, **{role: other}), role)]
+    return items if _within(items, world_seed, split) else None
+
+
+def _within(items: list[Item], world_seed: int, split: Split) -> bool:
+    return all(item.second is None or split_of(item.second, world_seed) == split for item in items)
 
 
 TASKS: tuple[LabelledTask, ...] = (
@@ -128,20 +137,21 @@ TASKS: tuple[LabelledTask, ...] = (
 
 
 def sample_items(task: LabelledTask, split: Split, world_seed: int) -> list[Item]:
-    """The items of a split: equally many of each label, no meaning twice, in a random order."""
+    """The items of a split: equally many of each label, no first meaning drawn twice, in a random order."""
     rng = random.Random(f"{world_seed}/{task.name}/{split}")
     items: list[Item] = []
-    seen: set[Item] = set()
-    for position in range(task.counts[split]):
-        label = task.labels[position % len(task.labels)]
-        while True:
-            item = task.sampler(rng, world_seed, split, label)
-            if item is not None and item not in seen:
-                break
-        seen.add(item)
-        items.append(item)
-    rng.shuffle(items)
-    return items
+    seen: set[Clause] = set()
+    for _ in range(_MOST_TRIES):
+        if len(items) == task.counts[split]:
+            rng.shuffle(items)
+            return items
+        group = task.sampler(rng, world_seed, split)
+        firsts = {item.first for item in group or ()}
+        if group is None or firsts & seen:
+            continue
+        seen |= firsts
+        items += group
+    raise ValueError(f"{task.name}: the world has fewer than {task.counts[split]} {split} items: lower the count")
 
 
 def render_item(item: Item, tongue: Tongue, rng: random.Random) -> list[str]:

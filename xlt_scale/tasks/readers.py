@@ -65,9 +65,12 @@ def _read_text(path: Path, layout: FileLayout, language_code: str) -> Iterator[R
 
 def _text_of(path: Path) -> str:
     try:
-        text = path.read_bytes().decode("utf-8")
+        # Some editors begin a file with a byte order mark, which belongs neither to a column name nor to a sentence.
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8; convert the file to UTF-8") from None
@@ -99,12 +102,19 @@ def _read_tsv(path: Path, header: bool) -> Iterator[tuple[int, Record]]:
 
 def _read_csv(path: Path, header: bool) -> Iterator[tuple[int, Record]]:
     reader = csv.reader(io.StringIO(_text_of(path)))
-    names = next(reader) if header else None
-    start = reader.line_num + 1
-    for fields in reader:
-        if fields:
-            yield start, fields if names is None else dict(zip(names, fields, strict=False))
+    names = None
+    while True:
         start = reader.line_num + 1
+        try:
+            fields = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}, line {start}: not CSV ({error}); is a quotation mark left open?") from None
+        if fields is None:
+            return
+        if header and names is None:
+            names = fields
+        elif fields:
+            yield start, fields if names is None else dict(zip(names, fields, strict=False))
 
 
 def _read_jsonl(path: Path, header: bool) -> Iterator[tuple[int, Record]]:
@@ -129,6 +139,6 @@ def _value(record: Record, column: Column, path: Path, line: int) -> str:
             return record[str(column)]
         names = ", ".join(record)
         raise UserError(f"{path}, line {line}: no column {column!r}; the row has: {names}")
-    if isinstance(column, int) and column < len(record):
+    if isinstance(column, int) and -len(record) <= column < len(record):
         return record[column]
     raise UserError(f"{path}, line {line}: column {column!r} is missing; the row has {len(record)} columns")

@@ -1,0 +1,215 @@
+"""The `xlt-scale` command: look things up and check a machine. Training is started by launch/train.py."""
+
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from xlt_scale.errors import USER_ERROR_EXIT_CODE, UserError
+from xlt_scale.sizes import SIZES
+from xlt_scale.tasks.catalogue import find_task, load_catalogue
+from xlt_scale.tasks.languages import describe
+from xlt_scale.tasks.spec import TaskSpec
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+_FREE_TEXT = ("description", "found", "hub_name")
+
+
+def _print(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
+    """Rows as a table for people, or as JSON."""
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        right = any(isinstance(row[name], int | float) for row in rows)
+        # Exact numbers and names keep their width; text gives way and wraps.
+        table.add_column(name.replace("_", " "), justify="right" if right else "left", no_wrap=name not in _FREE_TEXT)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and value > 9999 else str(value)
+
+
+@app.command()
+def sizes(as_json: AsJson = False) -> None:
+    """List the model sizes and their exact parameter counts (encoder without pooler).
+
+    Example: xlt-scale sizes
+    """
+    rows = [
+        {
+            "size": size.name,
+            "parameters": size.num_parameters,
+            "non_embedding": size.num_non_embedding_parameters,
+            "layers": size.num_layers,
+            "hidden": size.hidden_size,
+            "norm": "pre" if size.is_pre_norm else "post",
+            "hub_name": size.hub_name or "-",
+        }
+        for size in SIZES.values()
+    ]
+    _print(rows, "Sizes (model.size in a run file; hub names go into model.name)", as_json)
+
+
+@app.command()
+def tasks(
+    name: Annotated[str, typer.Argument(help="Show everything about one task.")] = "", as_json: AsJson = False
+) -> None:
+    """List the tasks that a run file can name, or show one in full.
+
+    Example: xlt-scale tasks xnli
+    """
+    catalogue = load_catalogue()
+    if name:
+        spec = find_task(catalogue, name)
+        if as_json:
+            print(spec.model_dump_json(indent=1, exclude_defaults=True))
+        else:
+            _print_task(spec)
+        return
+    rows = [
+        {
+            "task": spec.name,
+            "kind": spec.kind,
+            "languages": len(spec.languages) or "by file",
+            "description": spec.description,
+        }
+        for spec in catalogue.values()
+    ]
+    _print(rows, "Tasks", as_json)
+
+
+def _print_task(spec: TaskSpec) -> None:
+    console = Console()
+    console.print(f"[bold]{spec.name}[/bold]  {spec.kind}  head {spec.head}\n{spec.description}", highlight=False)
+    if spec.labels:
+        console.print(f"labels: {', '.join(spec.labels)}", highlight=False)
+    names = [f"{code} ({describe(code).name}, {describe(code).family})" for code in spec.languages]
+    console.print(f"languages: {', '.join(names) or 'every one there is a file for'}", highlight=False)
+    for layout in spec.files:
+        console.print(f"  {layout.split:5}  {layout.pattern}  ({layout.format})", highlight=False)
+    for hub in spec.hub:
+        console.print(f"  hub    {hub.dataset}  {hub.config}".rstrip(), highlight=False)
+
+
+@app.command()
+def options() -> None:
+    """Print the reference of the run file: every key, its default and what it is for, in Markdown.
+
+    Example: xlt-scale options > docs/run_file.md
+    """
+    from xlt_scale.option_reference import run_file_reference
+
+    print(run_file_reference(), end="")
+
+
+@app.command("micro-world")
+def micro_world(
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist yet.")],
+    seed: Annotated[int, typer.Option(help="The world's seed.")] = 100,
+) -> None:
+    """Write the files of a micro-benchmark world, to look at them.
+
+    Example: xlt-scale micro-world /tmp/world --seed 3
+    """
+    from xlt_scale.micro import write_micro_world
+
+    if folder.exists():
+        raise UserError(f"{folder} exists already; name a new folder")
+    write_micro_world(folder, seed)
+    print(f"{folder}: written")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check this machine: versions, DeepSpeed's internals, compiled operations, processors, free space.
+
+    Example: xlt-scale doctor
+    """
+    rows = []
+    for check, look in _CHECKS.items():
+        try:
+            rows.append({"check": check, "state": "ok", "found": look()})
+        except UserError as error:
+            rows.append({"check": check, "state": "mend", "found": str(error)})
+    _print(rows, "This machine", as_json)
+    if any(row["state"] != "ok" for row in rows):
+        raise typer.Exit(USER_ERROR_EXIT_CODE)
+
+
+def _look_at_torch() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__}, no GPU: runs on the processor in fp32"
+    names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
+    return f"PyTorch {torch.__version__}, {torch.cuda.device_count()} x {', '.join(sorted(names))}"
+
+
+def _look_at_deepspeed() -> str:
+    from importlib.metadata import version
+
+    from xlt_scale.engines.requirements_check import check_deepspeed
+
+    _choose_cpu_without_gpu()
+    check_deepspeed()
+    return f"DeepSpeed {version('deepspeed')}, its internals are as expected"
+
+
+def _look_at_compiled_ops() -> str:
+    from xlt_scale.engines.compiled_ops import build_compiled_ops
+
+    _choose_cpu_without_gpu()
+    build_compiled_ops()
+    return "built"
+
+
+def _choose_cpu_without_gpu() -> None:
+    import os
+
+    import torch
+
+    if not torch.cuda.is_available():
+        # DeepSpeed picks its accelerator when it is first imported.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def _look_at_space() -> str:
+    return f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free in {Path.cwd()}"
+
+
+_CHECKS: dict[str, Callable[[], str]] = {
+    "python": lambda: f"Python {platform.python_version()} on {platform.machine()}",
+    "torch": _look_at_torch,
+    "deepspeed": _look_at_deepspeed,
+    "compiled operations": _look_at_compiled_ops,
+    "space": _look_at_space,
+}
+
+
+def main() -> None:
+    """Entry point of the console script: a `UserError` is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR_EXIT_CODE)
+
+
+if __name__ == "__main__":
+    main()
