@@ -22,16 +22,15 @@ class Masking:
 
     share: float
     mask_id: int
-    vocab_size: int
     special: np.ndarray
+    ordinary: np.ndarray
     key: int
 
     @classmethod
     def for_tokenizer(cls, tokenizer: Any, share: float, key: int) -> "Masking":
-        vocab_size = len(tokenizer)
-        special = np.zeros(vocab_size, dtype=bool)
+        special = np.zeros(len(tokenizer), dtype=bool)
         special[list(tokenizer.all_special_ids)] = True
-        return cls(share, tokenizer.mask_token_id, vocab_size, special, key)
+        return cls(share, tokenizer.mask_token_id, special, np.flatnonzero(~special), key)
 
 
 def assemble(
@@ -54,8 +53,8 @@ def assemble(
             key=key_of(masking.key, epoch),
             share=masking.share,
             special=masking.special,
+            ordinary=masking.ordinary,
             mask_id=masking.mask_id,
-            vocab_size=masking.vocab_size,
         )
         label_positions = np.flatnonzero(token_labels != IGNORED)
         labels = token_labels[label_positions]

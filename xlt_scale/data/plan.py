@@ -4,7 +4,6 @@ Which examples form the global batch of a step depends only on the key (seed, ph
 depends also on the world size and the token budget. Nothing about the position in the data is stored but the step.
 """
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -79,8 +78,8 @@ class BatchPlan:
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            # A batch spans two epochs at most when the data set is larger than a batch; older orders are not needed again.
-            self._orders = {e: order for e, order in self._orders.items() if e >= epoch - 1}
+            # A batch spans two epochs at most when the data set is larger than a batch; other orders are not needed again.
+            self._orders = {e: order for e, order in self._orders.items() if abs(e - epoch) <= 1}
             order = np.arange(len(self), dtype=np.uint32)
             generator("order", *self._key, epoch).shuffle(order)
             self._orders[epoch] = order
@@ -90,7 +89,7 @@ class BatchPlan:
 def _deal(lengths: np.ndarray, world_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Deal examples to ranks so that token sums are near equal: longest first, each to the rank with the fewest tokens so far.
 
-    The longest-processing-time rule (Graham 1969).
+    The longest-processing-time rule (Graham 1969), as many examples at a time as go to different ranks.
 
     Returns:
         counts: examples per rank, shape [world_size].
@@ -98,12 +97,21 @@ def _deal(lengths: np.ndarray, world_size: int) -> tuple[np.ndarray, np.ndarray]
             short, and -1 below.
     """
     by_length = np.argsort(-lengths, kind="stable")
-    loads = [(0, rank) for rank in range(world_size)]
+    sorted_lengths = lengths[by_length].astype(np.int64)
+    loads = np.zeros(world_size, dtype=np.int64)
     owners = np.empty(len(lengths), dtype=np.int64)
-    for place, length in enumerate(lengths[by_length].tolist()):
-        load, rank = loads[0]
-        owners[place] = rank
-        heapq.heapreplace(loads, (load + length, rank))
+    place = 0
+    while place < len(lengths):
+        in_line = np.argsort(loads, kind="stable")
+        given = sorted_lengths[place : place + world_size]
+        before = loads[in_line[: len(given)]]
+        # The line holds until its next rank has more tokens than one that has just been served.
+        overtaken = before[1:] > np.minimum.accumulate(before + given)[:-1]
+        num_served = int(overtaken.argmax()) + 1 if overtaken.any() else len(given)
+        served = in_line[:num_served]
+        owners[place : place + num_served] = served
+        loads[served] += given[:num_served]
+        place += num_served
     counts = np.bincount(owners, minlength=world_size)
     ranked = np.full((int(counts.max()), world_size), -1, dtype=np.int64)
     by_rank = np.argsort(owners, kind="stable")

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from xlt_scale.errors import UserError
 from xlt_scale.tasks.examples import Examples
+
+logger = logging.getLogger(__name__)
 
 # Raise this when the arrays that tokenisation makes from the same input change.
 _TOKENS_VERSION = 1
@@ -88,23 +92,34 @@ def tokenize(
     Pairs are cut longest first to `max_length`. With `join_lines`, consecutive texts fill sequences of `max_length` (separated by
     the closing special token) and a text that is longer is spread over several sequences.
 
-    Safe for many processes of a node at once: the first builds, the others wait for it and read what it wrote.
+    Safe for many processes of a node at once: the first builds, the others wait for it and read what it wrote. A file that
+    is not whole is built again.
+
+    Raises:
+        UserError: `max_length` leaves no room for text, or the cache cannot be written.
     """
+    num_special = tokenizer.num_special_tokens_to_add(pair=examples.text_pairs is not None)
+    if max_length <= num_special:
+        raise UserError(f"model.max_length = {max_length} leaves no room beside {num_special} special tokens; raise it")
     if cache is None:
         return _tokenize(examples, tokenizer, max_length, join_lines, token_types)
     key = _content_key(examples, tokenizer, max_length, join_lines, token_types)
     path = cache / "tokens" / f"{key}.safetensors"
     try:
+        data = _load(path)
+        if data is not None:
+            return data
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
+            data = _load(path)
+            if data is None:
                 data = _tokenize(examples, tokenizer, max_length, join_lines, token_types)
                 _save(data, path)
-                return data
+            return data
     except OSError as error:
-        raise UserError(f"{path.parent}: {error.strerror}; set data.cache to a folder that can be written") from None
-    return _load(path)
+        reason = error.strerror or str(error)
+        raise UserError(f"{path.parent}: {reason}; set data.cache to a folder that can be written") from None
 
 
 def _tokenize(
@@ -183,7 +198,13 @@ def _content_key(
 ) -> str:
     digest = hashlib.blake2b(digest_size=20)
     digest.update(repr((_TOKENS_VERSION, max_length, join_lines, token_types)).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode() if tokenizer.is_fast else repr(tokenizer).encode())
+    if tokenizer.is_fast:
+        # How the last call cut and padded is part of the tokenizer's state, but not of what it does next.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        digest.update(tokenizer.backend_tokenizer.to_str().encode())
+    else:
+        digest.update(repr(tokenizer).encode())
     for column in (examples.texts, examples.text_pairs or []):
         for text in column:
             digest.update(text.encode())
@@ -204,8 +225,20 @@ def _save(data: TokenizedData, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def _load(path: Path) -> TokenizedData:
-    arrays = load_file(path)
-    return TokenizedData.from_arrays(
-        arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"], arrays.get("labels")
-    )
+def _load(path: Path) -> TokenizedData | None:
+    """What was kept before; None when there is nothing, or a file whose content is not what was written."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            fingerprint = (file.metadata() or {}).get("fingerprint")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+        data = TokenizedData.from_arrays(
+            arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"], arrays.get("labels")
+        )
+        if data.fingerprint == fingerprint:
+            return data
+    except (SafetensorError, KeyError):
+        pass
+    logger.warning("%s is not whole; it is made again", path)
+    return None

@@ -47,8 +47,8 @@ class Habits:
 
     Running text repeats itself: a subject has its usual verbs, a verb its usual objects. Since these habits are the
     world's, not a language's, they are what lets words of different languages be recognised as alike by the company
-    that they keep; in text of words drawn alike, nothing but parallel sentences would tell them apart. Labelled sets are
-    drawn without habits, so that a label cannot be told from them.
+    that they keep; in text of words drawn alike, nothing but parallel sentences would tell them apart. Labelled sets
+    are drawn without habits, so that a label cannot be told from them.
     """
 
     def __init__(self, world_seed: int, strength: float = 0.85) -> None:
@@ -83,14 +83,16 @@ def thing_clause(rng: random.Random, habits: Habits = NO_HABITS) -> Clause:
     return Clause(subject, habits.choose(rng, thing, HANDLING), thing, modifier)
 
 
-def valence_clause(rng: random.Random, valence: str, habits: Habits = NO_HABITS) -> Clause:
-    """Someone is in a state or does a deed: "king not seems cruel today" (positive), "garo robs farmer" (negative).
+def valence_clause(rng: random.Random, valence: str = "", habits: Habits = NO_HABITS, subject: str = "") -> Clause:
+    """Someone is in a state or does a deed: "king not seems cruel today" (positive), "garo hurts farmer" (negative).
 
-    A quarter of the clauses is negated whatever the valence, so neither the words nor their number give it away alone.
+    A fifth of the clauses is negated whatever the valence, so neither the words nor their number give it away alone.
+    Without a given valence it is the one that is usual for the subject.
     """
-    negated = rng.random() < 0.25
+    subject = subject or rng.choice(_PERSONS)
+    valence = valence or habits.choose(rng, subject, VALENCES)
+    negated = rng.random() < 0.2
     word_valence = VALENCES[1 - VALENCES.index(valence)] if negated else valence
-    subject = rng.choice(_PERSONS)
     if rng.random() < 0.5:
         state = habits.choose(rng, subject, STATES[word_valence])
         time = rng.choice(("", habits.choose(rng, state, TIMES)))
@@ -127,7 +129,7 @@ def any_clause(rng: random.Random, habits: Habits) -> Clause:
         # Kinds are spoken of as well as things are; without that their words would be rare in text.
         return _with_object(clause, KIND_OF[clause.object]) if rng.random() < 0.2 else clause
     if part == 1:
-        return valence_clause(rng, rng.choice(VALENCES), habits)
+        return valence_clause(rng, habits=habits)
     return topic_clause(rng, rng.choice(TOPICS), habits)
 
 
@@ -148,8 +150,9 @@ def coherent_pair(rng: random.Random, habits: Habits) -> tuple[Clause, Clause]:
         second = Clause(rng.choice(_PERSONS), habits.choose(rng, kind, HANDLING), kind)
         return (first, second) if rng.random() < 0.5 else (second, first)
     if part == 1:
-        valence = rng.choice(VALENCES)
-        return valence_clause(rng, valence, habits), valence_clause(rng, valence, habits)
+        subject = rng.choice(_PERSONS)
+        valence = habits.choose(rng, subject, VALENCES)
+        return valence_clause(rng, valence, habits, subject), valence_clause(rng, valence, habits, subject)
     topic = rng.choice(TOPICS)
     return topic_clause(rng, topic, habits), topic_clause(rng, topic, habits)
 

@@ -62,6 +62,10 @@ class TaskSpec(Options):
     def _is_consistent(self) -> "TaskSpec":
         if self.kind == "classification" and len(self.labels) < 2:
             raise ValueError(f"task {self.name!r}: a classification task needs at least two labels")
+        if self.kind == "classification" and any(layout.label is None for layout in self.files):
+            raise ValueError(f"task {self.name!r}: every file layout of a classification task needs its label column")
+        if self.join_lines and any(layout.text_pair is not None or layout.pair_pattern for layout in self.files):
+            raise ValueError(f"task {self.name!r}: join_lines is for single texts, not for pairs; remove one of them")
         for alias, label in self.label_aliases.items():
             if label not in self.labels:
                 raise ValueError(f"task {self.name!r}: alias {alias!r} stands for {label!r}, which is not in its labels")
