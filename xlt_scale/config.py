@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Options(BaseModel):
-    """Base of every options table: unknown keys and values of another type are refused, also when they are set later."""
+    """Base of every options table: unknown keys and values of another type are refused, also when set later."""
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True, strict=True, allow_inf_nan=False)
 
@@ -91,7 +91,7 @@ class PhaseOptions(Options):
     """One phase: train one task, or a mixture, from its parent's encoder; then score."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    parent: str = Field("", description="name of an earlier phase, or the folder of another run's phase; '' = the model")
+    parent: str = Field("", description="earlier phase by name, or another run's phase by folder; '' = the model")
     task: str = Field("", description="task to train; '' = only score the parent")
     mixture: dict[str, Positive] = Field(default_factory=dict, description="task = weight; one task per step")
     languages: list[str] = Field(default_factory=list, description="training languages; default: the task's source")
@@ -113,9 +113,9 @@ class PhaseOptions(Options):
     masking: Share = Field(0.15, description="share of tokens that masked language modelling predicts")
     pooling: Literal["first", "mean"] = Field("first", description="what a sentence classifier reads")
 
-    evaluate_every: Count = Field(0, description="steps between scores on the source language's dev set; 0 = at the end")
+    evaluate_every: Count = Field(0, description="steps between scores on the source language's dev set; 0 = at end")
     evaluation_examples: Count = Field(500, description="dev examples used for that; 0 = all")
-    keep: Literal["last", "best"] = Field("last", description="which weights the phase ends with; best = on that dev set")
+    keep: Literal["last", "best"] = Field("last", description="weights the phase ends with; best = on that dev set")
     evaluate: list[str] = Field(default_factory=list, description="tasks scored at the end")
     evaluate_languages: list[str] = Field(default_factory=list, description="default: all the task has files for")
     evaluate_split: Literal["auto", "dev", "test"] = Field("auto", description="auto: test where it is labelled")
@@ -185,9 +185,9 @@ def load_run(path: str | Path, settings: list[str] | None = None) -> RunOptions:
 
     Args:
         path: the TOML file.
-        settings: as given to `--set`. Values are TOML (`true`, `3`, `[1, 2]`); what is not TOML is taken as a string. A phase
-            is addressed by its name, or by its number from 0: `phases.target.steps=100`. A name with a dot in it is
-            quoted: `phases."lr-0.01".steps=100`.
+        settings: as given to `--set`. Values are TOML (`true`, `3`, `[1, 2]`); what is not TOML is taken as a string.
+            A phase is addressed by its name, or by its number from 0: `phases.target.steps=100`. A name with a dot in
+            it is quoted: `phases."lr-0.01".steps=100`.
 
     Raises:
         UserError: the file is missing or not TOML, a key is unknown, or a value does not fit.

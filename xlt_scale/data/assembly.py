@@ -36,7 +36,7 @@ class Masking:
 def assemble(
     spec: TaskSpec, data: TokenizedData, numbers: np.ndarray, masking: Masking | None = None, epoch: int = 0
 ) -> MicroBatch:
-    """The micro-batch of these examples. An empty list of numbers gives a spare batch: one short example of weight 0."""
+    """The micro-batch of these examples; without any, a spare batch: one short example of weight 0."""
     weight = 1.0 if len(numbers) else 0.0
     chosen = numbers if len(numbers) else np.array([int(np.argmin(data.lengths))])
     starts, lengths = data.offsets[chosen], data.offsets[chosen + 1] - data.offsets[chosen]
@@ -79,7 +79,8 @@ def assemble(
 class Prefetcher:
     """Runs `make(step)` for consecutive steps in a background thread, a few steps ahead.
 
-    An exception in the thread is raised again where the batch is taken. Use it as a context manager: leaving ends the thread.
+    An exception in the thread is raised again where the batch is taken. Use it as a context manager: leaving ends the
+    thread.
     """
 
     def __init__(self, make: Callable[[int], Sequence[MicroBatch]], start: int, stop: int, ahead: int = 4) -> None:

@@ -19,9 +19,10 @@ def mask_tokens(
     ordinary: np.ndarray,
     mask_id: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `share` of the tokens; 80 % become the mask token, 10 % a random token, 10 % stay (Devlin et al. 2019, 3.1).
+    """Choose `share` of the tokens; 80 % become the mask token, 10 % a random one, 10 % stay (Devlin et al. 2019, 3.1).
 
-    Each example is masked alike on whatever rank and in whatever micro-batch it lies, and anew in each epoch (put it in `key`).
+    Each example is masked alike on whatever rank and in whatever micro-batch it lies, and anew in each epoch (put it in
+    `key`).
 
     Args:
         input_ids: tokens of several sequences in one row, shape [T].

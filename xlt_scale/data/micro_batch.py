@@ -1,6 +1,7 @@
 """The unit of one forward pass: real tokens of several sequences in one row, without padding."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ class MicroBatch:
         positions: int64 [T], each token's place in its sequence, from 0.
         lengths: tokens of each sequence; plain integers, so that no forward pass waits for the device to learn them.
         token_type_ids: int64 [T], or None.
-        labels: classification and multiple choice: int64 [examples]; span: int64 [examples, 2] (first and last token in the
-            sequence); tagging and masked language modelling: int64 [targets]. None when there are none.
+        labels: classification and multiple choice: int64 [examples]; span: int64 [examples, 2] (first and last token in
+            the sequence); tagging and masked language modelling: int64 [targets]. None when there are none.
         label_positions: tagging and masked language modelling: int64 [targets], tokens of the row that have a label.
         num_choices: sequences per example (multiple choice).
         example_numbers: numbers of the examples in their data set.
@@ -57,7 +58,7 @@ class MicroBatch:
         """The same batch with its tensors on `device`; the copy does not wait when the memory is pinned."""
         if device.type == "cpu":
             return self
-        tensors = {
+        tensors: dict[str, Any] = {
             name: value.pin_memory().to(device, non_blocking=True)
             for name, value in vars(self).items()
             if isinstance(value, torch.Tensor)

@@ -1,7 +1,7 @@
 """The batch plan: which examples make up a step, and how they are split over ranks and micro-batches.
 
-Which examples form the global batch of a step depends only on the key (seed, phase, data) and the step. How they are split
-depends also on the world size and the token budget. Nothing about the position in the data is stored but the step.
+Which examples form the global batch of a step depends only on the key (seed, phase, data) and the step. How they are
+split depends also on the world size and the token budget. Nothing about the position in the data is stored but the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ from xlt_scale.data.counter_random import generator, key_of, uniform
 class StepPlan:
     """One optimiser step of one rank: the example numbers of each micro-batch.
 
-    Every rank has the same number of micro-batches; a spare one is empty. Within a micro-batch examples go from long to short.
+    Every rank has the same number of micro-batches; a spare one is empty. Within a micro-batch examples go from long to
+    short.
     """
 
     micro_batches: list[np.ndarray]
@@ -25,8 +26,8 @@ class StepPlan:
 class BatchPlan:
     """Batches over one data set of examples with known lengths.
 
-    The examples of all epochs form one stream, each epoch a fresh permutation; step s takes positions [s B, (s + 1) B) of it.
-    So every batch is full, and no example is lost or doubled within an epoch. Runs on every rank alike, without
+    The examples of all epochs form one stream, each epoch a fresh permutation; step s takes positions [s B, (s + 1) B) of
+    it. So every batch is full, and no example is lost or doubled within an epoch. Runs on every rank alike, without
     communication.
 
     Args:
@@ -78,7 +79,7 @@ class BatchPlan:
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:
-            # A batch spans two epochs at most when the data set is larger than a batch; other orders are not needed again.
+            # A batch spans two epochs at most when the data set is larger than a batch; no other order is needed again.
             self._orders = {e: order for e, order in self._orders.items() if abs(e - epoch) <= 1}
             order = np.arange(len(self), dtype=np.uint32)
             generator("order", *self._key, epoch).shuffle(order)
@@ -87,14 +88,14 @@ class BatchPlan:
 
 
 def _deal(lengths: np.ndarray, world_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Deal examples to ranks so that token sums are near equal: longest first, each to the rank with the fewest tokens so far.
+    """Deal examples to ranks so that token sums are near equal: longest first, each to the rank with the fewest so far.
 
-    The longest-processing-time rule (Graham 1969), as many examples at a time as go to different ranks.
+    The longest-processing-time rule (Graham 1969), for as many examples at a time as go to different ranks.
 
     Returns:
         counts: examples per rank, shape [world_size].
-        ranked: positions in `lengths`, shape [largest count, world_size]; rank r has the first counts[r] of column r, long to
-            short, and -1 below.
+        ranked: positions in `lengths`, shape [largest count, world_size]; rank r has the first counts[r] of column r,
+            long to short, and -1 below.
     """
     by_length = np.argsort(-lengths, kind="stable")
     sorted_lengths = lengths[by_length].astype(np.int64)
@@ -170,8 +171,8 @@ def evaluation_shares(
 class MixturePlan:
     """Which task each step trains, and the how-manieth step of that task it is.
 
-    One task per step, drawn from the weights, the same on every rank: sharded engines gather parameters in the order of the
-    forward pass, so ranks that differ would wait for each other for ever.
+    One task per step, drawn from the weights, the same on every rank: sharded engines gather parameters in the order of
+    the forward pass, so ranks that differ would wait for each other for ever.
 
     Args:
         weights: task name to weight; they need not sum to one.

@@ -37,7 +37,7 @@ def data_source(options: DataOptions, uses_micro: bool) -> DataSource:
 
 
 def micro_world_folder(options: DataOptions) -> Path:
-    """The files of the micro benchmark's world, written when they are not there yet; safe for many processes at once."""
+    """The files of the micro benchmark's world, written when not there yet; safe for many processes at once."""
     import fcntl
 
     from xlt_scale.micro import GENERATOR_VERSION, write_micro_world

@@ -89,11 +89,11 @@ def tokenize(
 ) -> TokenizedData:
     """Tokenise examples, or read them from the cache when the same was tokenised before.
 
-    Pairs are cut longest first to `max_length`. With `join_lines`, consecutive texts fill sequences of `max_length` (separated by
-    the closing special token) and a text that is longer is spread over several sequences.
+    Pairs are cut longest first to `max_length`. With `join_lines`, consecutive texts fill sequences of `max_length`
+    (separated by the closing special token) and a text that is longer is spread over several sequences.
 
-    Safe for many processes of a node at once: the first builds, the others wait for it and read what it wrote. A file that
-    is not whole is built again.
+    Safe for many processes of a node at once: the first builds, the others wait for it and read what it wrote. A file
+    that is not whole is built again.
 
     Raises:
         UserError: `max_length` leaves no room for text, or the cache cannot be written.
@@ -193,9 +193,7 @@ def special_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     return [], frame or closing
 
 
-def _content_key(
-    examples: Examples, tokenizer: Any, max_length: int, join_lines: bool, token_types: bool
-) -> str:
+def _content_key(examples: Examples, tokenizer: Any, max_length: int, join_lines: bool, token_types: bool) -> str:
     digest = hashlib.blake2b(digest_size=20)
     digest.update(repr((_TOKENS_VERSION, max_length, join_lines, token_types)).encode())
     if tokenizer.is_fast:

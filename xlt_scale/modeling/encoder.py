@@ -5,11 +5,13 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+import torch
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from xlt_scale.config import ModelOptions
 from xlt_scale.errors import UserError
 from xlt_scale.modeling import attention
+from xlt_scale.modeling.family import encoder_class
 from xlt_scale.modeling.self_check import check_unpadded
 from xlt_scale.sizes import find_size
 
@@ -26,6 +28,7 @@ _DROPOUT_FIELDS = (
     "hidden_dropout",
 )
 _ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
+_UNLIMITED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class EncoderPlan:
     @property
     def prefix(self) -> str:
         """The family's name for its encoder inside models with a head ('roberta')."""
-        return _encoder_class(self.config).base_model_prefix
+        return encoder_class(self.config).base_model_prefix
 
     @property
     def has_token_types(self) -> bool:
@@ -82,8 +85,7 @@ def plan_encoder(options: ModelOptions) -> EncoderPlan:
             raise UserError(
                 f"model.attention = 'unpadded', but {config.model_type} cannot run so ({why_padded}); use 'auto'"
             )
-    slots = getattr(config, "max_position_embeddings", None) or 1 << 20
-    num_positions = slots - (first_position if unpadded else _padding_offset(config))
+    num_positions = _num_position_slots(config) - (first_position if unpadded else _padding_offset(config))
     if options.max_length > num_positions:
         raise UserError(
             f"model.max_length = {options.max_length}, but {config.model_type} has {num_positions} positions; "
@@ -103,25 +105,28 @@ def build_encoder(plan: EncoderPlan) -> PreTrainedModel:
     """The encoder without pooling layer. Call it in a context that decides where its parameters lie (engines do)."""
     attention.register()
     arguments: dict[str, Any] = {}
-    encoder_class = _encoder_class(plan.config)
-    if "add_pooling_layer" in inspect.signature(encoder_class.__init__).parameters:
+    found = encoder_class(plan.config)
+    if "add_pooling_layer" in inspect.signature(found.__init__).parameters:
         arguments["add_pooling_layer"] = False
-    implementation = attention.UNPADDED if plan.unpadded else _padded_implementation(encoder_class)
-    return AutoModel.from_config(plan.config, attn_implementation=implementation, **arguments)
+    implementation = attention.UNPADDED if plan.unpadded else _padded_implementation(found)
+    # A configuration remembers the precision that its weights were published in; ours is the engine's matter.
+    return found._from_config(plan.config, attn_implementation=implementation, dtype=torch.float32, **arguments)
 
 
-def _encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    found = AutoModel._model_mapping[type(config)]
-    return found[0] if isinstance(found, tuple) else found
+def _padded_implementation(found: type) -> str:
+    return "sdpa" if getattr(found, "_supports_sdpa", False) else "eager"
 
 
-def _padded_implementation(encoder_class: type) -> str:
-    return "sdpa" if getattr(encoder_class, "_supports_sdpa", False) else "eager"
+def _num_position_slots(config: PretrainedConfig) -> int:
+    """Rows of the position table; families with relative positions have none, and say so by no number or by -1."""
+    slots = getattr(config, "max_position_embeddings", None) or _UNLIMITED
+    return slots if slots > 0 else _UNLIMITED
 
 
 def _padding_offset(config: PretrainedConfig) -> int:
     """The RoBERTa family counts positions from padding_idx + 1, so that many of its slots are never used."""
-    return config.pad_token_id + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0
+    relatives = ("camembert", "data2vec-text", "ibert", "longformer", "mpnet", "xmod")
+    return config.pad_token_id + 1 if "roberta" in config.model_type or config.model_type in relatives else 0
 
 
 def _load_config(options: ModelOptions) -> PretrainedConfig:

@@ -5,16 +5,14 @@ window: nothing crashes, only the results are wrong. So the unpadded path is use
 """
 
 import copy
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModel, PretrainedConfig
+from transformers import PretrainedConfig
 
 from xlt_scale.modeling import attention
-
-logger = logging.getLogger(__name__)
+from xlt_scale.modeling.family import encoder_class
 
 # fp32 rounding is near 1e-6; a window that is off by one gives 5e-3.
 _TOLERANCE = 1e-4
@@ -43,7 +41,7 @@ def check_unpadded(config: PretrainedConfig) -> UnpaddedCheck:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
             small = _shrink(config)
-            model = AutoModel.from_config(small).eval().float()
+            model = encoder_class(small)._from_config(small, dtype=torch.float32).eval()
             for parameter in model.parameters():
                 # A fresh model's attention is nearly uniform; larger weights make mistakes visible.
                 parameter.add_(torch.randn_like(parameter), alpha=0.2)

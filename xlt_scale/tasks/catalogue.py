@@ -14,8 +14,8 @@ def load_catalogue(overrides: Mapping[str, Mapping[str, Any]] | None = None) -> 
     """All declared tasks by name.
 
     Args:
-        overrides: the run file's `[tasks.NAME]` tables. A known name has its fields replaced one by one; another name declares
-            a new task.
+        overrides: the run file's `[tasks.NAME]` tables. A known name has its fields replaced one by one; another name
+            declares a new task.
 
     Raises:
         UserError: a declaration does not hold together.

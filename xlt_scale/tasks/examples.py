@@ -32,7 +32,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where examples are looked for: folders by generator name ('' = published files), and whether the hub may be asked."""
+    """Where examples are looked for: folders by generator name ('' = published files), and perhaps the hub."""
 
     roots: dict[str, Path]
     use_files: bool = True

@@ -57,7 +57,8 @@ def _read_text(path: Path, layout: FileLayout, language_code: str) -> Iterator[R
     pairs = _lines(pair_path)
     if len(lines) != len(pairs):
         raise UserError(
-            f"{path} has {len(lines)} lines but {pair_path.name} has {len(pairs)}: line i of one must translate line i of the other"
+            f"{path} has {len(lines)} lines but {pair_path.name} has {len(pairs)}: "
+            "line i of one must translate line i of the other"
         )
     for number, (line, pair) in enumerate(zip(lines, pairs, strict=True), start=1):
         yield Row(number, line, pair, None)

@@ -49,7 +49,7 @@ class TaskSpec(Options):
     unlabelled: list[str] = Field(default_factory=list, description="rows with these labels are dropped and counted")
     metric: Literal["loss", "accuracy"] = "accuracy"
     languages: list[str] = Field(default_factory=list, description="[] = every language there is a file for")
-    language_codes: dict[str, str] = Field(default_factory=dict, description="code in file and hub names, if it differs")
+    language_codes: dict[str, str] = Field(default_factory=dict, description="code in file and hub names, if another")
     source_language: str = "en"
     parallel: bool = Field(False, description="row i of a split is the same item in every language")
     evaluation_split: Split = Field("test", description="the split that is scored, when its labels are public")
@@ -68,7 +68,7 @@ class TaskSpec(Options):
             raise ValueError(f"task {self.name!r}: join_lines is for single texts, not for pairs; remove one of them")
         for alias, label in self.label_aliases.items():
             if label not in self.labels:
-                raise ValueError(f"task {self.name!r}: alias {alias!r} stands for {label!r}, which is not in its labels")
+                raise ValueError(f"task {self.name!r}: alias {alias!r} stands for {label!r}, which is no label of it")
         if not self.head:
             object.__setattr__(self, "head", "mlm" if self.kind == "masked_language_modeling" else self.name)
         return self
