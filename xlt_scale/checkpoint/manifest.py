@@ -92,7 +92,7 @@ def read_manifest(folder: Path) -> Manifest:
         state = "is unfinished" if (folder / MANIFEST).is_file() else "holds no checkpoint"
         raise UserError(f"{folder} {state}; give a finished phase, or a checkpoint folder with a {COMPLETE} file")
     try:
-        table = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        table = json.loads((folder / MANIFEST).read_bytes())
         if table["format"] != FORMAT or table["version"] != FORMAT_VERSION:
             raise UserError(f"{folder}: format version {table['version']} is not {FORMAT_VERSION}; use a matching release")
         tensors = {
@@ -100,7 +100,7 @@ def read_manifest(folder: Path) -> Manifest:
             for name, entry in table["tensors"].items()
         }
         manifest = Manifest(tensors, table["facts"])
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} is broken ({error}); use another checkpoint") from None
     manifest.check_coverage(folder)
     return manifest

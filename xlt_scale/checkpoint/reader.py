@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from xlt_scale.checkpoint.digest import range_digest
-from xlt_scale.checkpoint.manifest import read_manifest
+from xlt_scale.checkpoint.manifest import StoredRange, read_manifest
 from xlt_scale.engines.interface import Engine
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.parameters import ParameterSpec
@@ -19,7 +19,8 @@ class CheckpointWeights:
     """The fp32 parameters of a checkpoint as a `WeightSource`; only the elements asked for are read.
 
     Args:
-        parameters: what the model wants; a stored encoder parameter of another shape, or none, is an error.
+        parameters: what the model wants; an encoder parameter that is stored in another shape, is not stored, or is stored and
+            not wanted, is an error.
 
     Raises:
         UserError: the checkpoint is missing, unfinished, broken, or of another architecture.
@@ -39,26 +40,37 @@ class CheckpointWeights:
                     f"{folder}: {name} has shape {list(stored.shape)}, the model wants {list(spec.shape)}; "
                     "the checkpoint is of another architecture: mend [model] or the parent"
                 )
+        for key in self.manifest.tensors:
+            if key.startswith("param/encoder.") and key.removeprefix("param/") not in parameters:
+                raise UserError(
+                    f"{folder}: the model has no {key.removeprefix('param/')}; the checkpoint is of another architecture: "
+                    "mend [model] or the parent"
+                )
 
     def has(self, name: str) -> bool:
         return f"param/{name}" in self.manifest.tensors
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
+        stored = self.manifest.tensors[f"param/{name}"]
+        if stop > stored.numel:
+            raise UserError(f"{self.folder}: {name} has {stored.numel} elements, the model wants {stop}; mend the parent")
         values = torch.empty(stop - start)
-        for part in self.manifest.tensors[f"param/{name}"].ranges:
+        for part in stored.ranges:
             low, high = max(start, part.start), min(stop, part.stop)
             if low < high:
-                stored = self._file(part.file).get_slice(f"param/{name}")
-                values[low - start : high - start] = stored[low - part.start : high - part.start]
+                values[low - start : high - start] = self._read_part(name, part, low, high)
         return values
 
-    def _file(self, name: str) -> Any:
-        if name not in self._open:
-            try:
-                self._open[name] = safe_open(self.folder / name, framework="pt")
-            except Exception as error:  # a torn file shows as one of several kinds
-                raise UserError(f"{self.folder / name} cannot be read ({error}); use another checkpoint") from None
-        return self._open[name]
+    def _read_part(self, name: str, part: StoredRange, start: int, stop: int) -> Tensor:
+        try:
+            if part.file not in self._open:
+                self._open[part.file] = safe_open(self.folder / part.file, framework="pt")
+            stored = self._open[part.file].get_slice(f"param/{name}")
+            if stored.get_shape() != [part.stop - part.start]:
+                raise ValueError(f"{name} has shape {stored.get_shape()}, not [{part.stop - part.start}]")
+            return stored[start - part.start : stop - part.start]
+        except Exception as error:  # a torn file shows as one of several kinds
+            raise UserError(f"{self.folder / part.file} cannot be read ({error}); use another checkpoint") from None
 
 
 def state_digests(engine: Engine, names: list[str]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The batch plan: which examples make up a step, and how they are split over ranks and micro-batches.
 
 Which examples form the global batch of a step depends only on the key (seed, phase, data) and the step. How they are
-split depends also on the world size and the token budget. Nothing about the position in the data is stored but the step.
+split depends also on the world size and the token budget. Of the position in the data nothing is stored but the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,8 +26,8 @@ class StepPlan:
 class BatchPlan:
     """Batches over one data set of examples with known lengths.
 
-    The examples of all epochs form one stream, each epoch a fresh permutation; step s takes positions [s B, (s + 1) B) of
-    it. So every batch is full, and no example is lost or doubled within an epoch. Runs on every rank alike, without
+    The examples of all epochs form one stream, each epoch a fresh permutation; step s takes positions [s B, (s + 1) B)
+    of it. So every batch is full, and no example is lost or doubled within an epoch. Runs on every rank alike, without
     communication.
 
     Args:

@@ -29,11 +29,14 @@ def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: s
     settings["gradient_accumulation_steps"] = 1
     settings["train_batch_size"] = world_size
     settings["gradient_clipping"] = phase.gradient_clipping
-    settings["bf16"] = {"enabled": precision == "bf16"}
+    settings["bf16"] = _table(settings, "bf16", path) | {"enabled": precision == "bf16"}
+    # The run's optimiser is PyTorch's AdamW, also where DeepSpeed would like its own.
+    settings.setdefault("zero_allow_untested_optimizer", True)
+    settings.setdefault("zero_force_ds_cpu_optimizer", False)
     # Gradients are reduced and accumulated in fp32: in bf16 the result would depend on the order of the ranks, and the
     # two engines would differ.
     settings.setdefault("communication_data_type", "fp32")
-    settings.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    settings["data_types"] = {"grad_accum_dtype": "fp32"} | _table(settings, "data_types", path)
     settings.setdefault("steps_per_print", 10**9)
     return settings
 
@@ -43,11 +46,20 @@ def _read(path: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such DeepSpeed configuration; set engine.deepspeed_config") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; set engine.deepspeed_config to a JSON file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if not isinstance(settings, dict):
         raise UserError(f"{path}: a DeepSpeed configuration is a JSON object")
-    return settings
+    return _without_auto(settings)
+
+
+def _without_auto(table: dict[str, Any]) -> dict[str, Any]:
+    """The table without the values 'auto': they come from the run, or are the library's defaults."""
+    return {
+        key: _without_auto(value) if isinstance(value, dict) else value for key, value in table.items() if value != "auto"
+    }
 
 
 def _refuse_contradictions(
@@ -59,10 +71,10 @@ def _refuse_contradictions(
     for key in ("optimizer", "scheduler"):
         if key in settings:
             raise UserError(f"{path}: {key} is set there, but the run's phases set it; remove the key")
-    stage = settings.get("zero_optimization", {}).get("stage")
-    if stage != 3:
-        raise differ("zero_optimization.stage", stage, "engine.name = 'zero3'")
-    if settings.get("zero_optimization", {}).get("elastic_checkpoint"):
+    zero = _table(settings, "zero_optimization", path)
+    if zero.get("stage") != 3:
+        raise differ("zero_optimization.stage", zero.get("stage"), "engine.name = 'zero3'")
+    if zero.get("elastic_checkpoint"):
         raise UserError(f"{path}: zero_optimization.elastic_checkpoint is not supported by ZeRO-3; remove the key")
 
     batch = {key: _number(settings, key, path) for key in _BATCH_KEYS}
@@ -85,20 +97,30 @@ def _refuse_contradictions(
     if clipping is not None and clipping != phase.gradient_clipping:
         run = f"gradient_clipping = {phase.gradient_clipping} in phase {phase.name!r}"
         raise differ("gradient_clipping", clipping, run)
-    for key, name in (("bf16", "bf16"), ("fp16", "fp16")):
-        enabled = settings.get(key, {}).get("enabled", "auto")
-        if enabled != "auto" and bool(enabled) != (precision == name):
+    for key in ("bf16", "fp16", "torch_autocast"):
+        enabled = _table(settings, key, path).get("enabled")
+        if enabled is not None and bool(enabled) != (precision == key):
             raise differ(f"{key}.enabled", enabled, f"engine.precision = {precision!r}")
+    if settings.get("zero_force_ds_cpu_optimizer"):
+        raise differ("zero_force_ds_cpu_optimizer", True, "PyTorch's AdamW as its optimiser")
     settings.pop("fp16", None)
 
 
 _BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
+def _table(settings: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """A table of settings that the file has; {} when it is absent."""
+    table = settings.get(key, {})
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: {key} = {json.dumps(table)} is not a table; write it as a JSON object")
+    return table
+
+
 def _number(settings: dict[str, Any], key: str, path: Path) -> float | None:
-    """A number that the file sets; None when it is absent or 'auto'."""
-    value = settings.get(key, "auto")
-    if value == "auto":
+    """A number that the file sets; None when it is absent."""
+    value = settings.get(key)
+    if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{path}: {key} = {json.dumps(value)} is not a number")

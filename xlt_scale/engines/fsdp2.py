@@ -6,7 +6,7 @@ import accelerate
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.initialization import no_init_weights
 
@@ -85,6 +85,10 @@ class Fsdp2Engine(Engine):
         return _local(self._parameters[name])
 
     def load_parameters(self, source: WeightSource) -> None:
+        if isinstance(self._model, FSDPModule):
+            # A forward pass without a backward one, as in evaluation, leaves the outermost group gathered: the next one would
+            # compute with those old values.
+            self._model.reshard()
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 start, stop = self.parameter_range(name)

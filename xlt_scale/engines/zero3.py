@@ -1,6 +1,10 @@
 """The ZeRO-3 engine: DeepSpeed (Rajbhandari et al. 2020), parameters partitioned from the moment they are made."""
 
+import contextlib
+import copy
+import io
 import logging
+import warnings
 from typing import Any
 
 import torch
@@ -8,8 +12,9 @@ from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
-from xlt_scale.engines.deepspeed_config import deepspeed_settings
+from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings
 from xlt_scale.engines.interface import Engine, EngineRequest, adamw_arguments, named_groups
+from xlt_scale.errors import UserError
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
 from xlt_scale.modeling.weights import WeightSource
 
@@ -22,6 +27,7 @@ class Zero3Engine(Engine):
         self.world = request.world
         self._request = request
         settings = deepspeed_settings(request.options, request.phase, request.precision, request.world.size)
+        _check_settings(deepspeed, settings, request.options.deepspeed_config)
         with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=settings):
             model = HeadedEncoder(request.plan, request.heads)
         model.tie()
@@ -94,6 +100,15 @@ class Zero3Engine(Engine):
         del self._engine, self._optimizer, self._parameters, self._frozen
 
 
+def _check_settings(deepspeed: Any, settings: dict[str, Any], file: str) -> None:
+    """DeepSpeed's own opinion of its settings, in one line."""
+    try:
+        deepspeed.DeepSpeedConfig(copy.deepcopy(settings))
+    except Exception as error:  # it answers with assertions, its own kinds and pydantic's
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line)
+        raise UserError(f"{file or DEFAULT_FILE}: DeepSpeed refuses it: {reason}") from None
+
+
 def _import_deepspeed(device: str) -> Any:
     """DeepSpeed, checked and joined to the process group that PyTorch already has. Collective the first time."""
     from xlt_scale.engines.compiled_ops import build_compiled_ops
@@ -105,6 +120,10 @@ def _import_deepspeed(device: str) -> Any:
         build_compiled_ops()
     import deepspeed
 
+    # DeepSpeed's collectives go by names that newer versions of PyTorch warn about, at every call.
+    for name in ("all_gather_into_tensor", "reduce_scatter_tensor"):
+        warnings.filterwarnings("ignore", rf".*torch\.distributed\.{name}. is deprecated", FutureWarning)
     if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(dist_backend="gloo" if device == "cpu" else "nccl", verbose=False)
+        with contextlib.redirect_stdout(io.StringIO()):  # every rank prints that an op was built, built or not
+            deepspeed.init_distributed(dist_backend="gloo" if device == "cpu" else "nccl", verbose=False)
     return deepspeed

@@ -8,6 +8,7 @@ chance).
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from xlt_scale.micro.concepts import KIND_OF, TOPIC_NOUNS
 from xlt_scale.micro.languages import Clause, Tongue
@@ -49,7 +50,10 @@ GroupSampler = Callable[[random.Random, int, Split], list[Item] | None]
 
 @dataclass(frozen=True)
 class LabelledTask:
-    """A task of the micro world and how its items are drawn."""
+    """A task of the micro world and how its items are drawn.
+
+    `purpose` is "intermediate" or "target", `part` the part of the world whose words it is about.
+    """
 
     name: str
     purpose: str
@@ -61,6 +65,7 @@ class LabelledTask:
 
     @property
     def chance(self) -> float:
+        """Accuracy of guessing."""
         return 1.0 / len(self.labels)
 
 
@@ -76,11 +81,11 @@ def _sample_nli(rng: random.Random, world_seed: int, split: Split) -> list[Item]
 
 
 def _sample_valence(rng: random.Random, world_seed: int, split: Split) -> list[Item]:
-    return [Item(v, draw(rng, world_seed, (split,), lambda r, v=v: valence_clause(r, v))) for v in VALENCES]
+    return [Item(v, draw(rng, world_seed, (split,), partial(valence_clause, valence=v))) for v in VALENCES]
 
 
 def _sample_topic(rng: random.Random, world_seed: int, split: Split) -> list[Item]:
-    return [Item(t, draw(rng, world_seed, (split,), lambda r, t=t: topic_clause(r, t))) for t in TOPICS]
+    return [Item(t, draw(rng, world_seed, (split,), partial(topic_clause, topic=t))) for t in TOPICS]
 
 
 def _sample_paraphrase(rng: random.Random, world_seed: int, split: Split) -> list[Item] | None:
@@ -88,7 +93,8 @@ def _sample_paraphrase(rng: random.Random, world_seed: int, split: Split) -> lis
     first = draw(rng, world_seed, (split,), mixed_clause)
     role = rng.choice(("object", "place"))
     other = rng.choice([noun for noun in _ALL_NOUNS if noun not in (first.object, first.place)])
-    items = [Item("same", first, first, role), Item("different", first, replace(first, **{role: other}), role)]
+    second = replace(first, object=other) if role == "object" else replace(first, place=other)
+    items = [Item("same", first, first, role), Item("different", first, second, role)]
     return items if _within(items, world_seed, split) else None
 
 

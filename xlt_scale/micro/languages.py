@@ -23,7 +23,12 @@ SHARED_IN_FAMILY = 0.7
 
 @dataclass(frozen=True)
 class Language:
-    """One row of the language table."""
+    """One row of the language table.
+
+    `cognates` is the share of words written as in the source language, `parallel_sentences` the number of sentence
+    pairs with it. `order` stands for the whole word order: an SOV language puts the place mark behind its noun, a VSO
+    language puts modifiers behind theirs.
+    """
 
     code: str
     family: str
@@ -31,14 +36,10 @@ class Language:
     order: Order
     parallel_sentences: int
 
-    @property
-    def head_final(self) -> bool:
-        """Verb-final languages put the place mark behind its noun; the others put qualities behind theirs if VSO."""
-        return self.order == "SOV"
 
-
-# qea/qeb and qga/qgb differ in word order alone, qfa/qfb in parallel text alone, qea/qfa/qga in cognates alone;
-# qha has everything against it.
+# qea/qeb and qga/qgb differ in word order alone, qfa/qfb in parallel text alone, qea/qfa/qga in cognates (and family)
+# alone; qha has everything against it. Languages of a family have the same cognates. All but the source language mark
+# objects with a suffix.
 LANGUAGES: tuple[Language, ...] = (
     Language("qen", "e", 1.0, "SVO", 0),
     Language("qea", "e", 0.75, "SVO", 6000),
@@ -106,7 +107,7 @@ class Tongue:
         place = say(clause.place, "place")
         if place:
             mark = say(PLACE_MARK, "function")
-            place = place + mark if self.language.head_final else mark + place
+            place = place + mark if order == "SOV" else mark + place
         verb = say(clause.verb, "verb")
         if clause.negated:
             verb = say(NEGATION, "negation") + verb

@@ -3,6 +3,7 @@
 import random
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from xlt_scale.micro.concepts import (
@@ -76,7 +77,7 @@ def random_forms(rng: random.Random) -> Chooser:
 
 
 def thing_clause(rng: random.Random, habits: Habits = NO_HABITS) -> Clause:
-    """Someone does something to a thing: "sailor paints red drum", "elun keeps 3 pear"."""
+    """Someone does something to a thing: "sailor paints red coat", "elun keeps 3 pear"."""
     subject = rng.choice(_PERSONS)
     thing = habits.choose(rng, subject, THINGS)
     modifier = rng.choice(("", habits.choose(rng, thing, QUALITIES), habits.choose(rng, thing, NUMBERS)))
@@ -127,14 +128,10 @@ def any_clause(rng: random.Random, habits: Habits) -> Clause:
     if part == 0:
         clause = thing_clause(rng, habits)
         # Kinds are spoken of as well as things are; without that their words would be rare in text.
-        return _with_object(clause, KIND_OF[clause.object]) if rng.random() < 0.2 else clause
+        return replace(clause, object=KIND_OF[clause.object]) if rng.random() < 0.2 else clause
     if part == 1:
         return valence_clause(rng, habits=habits)
     return topic_clause(rng, rng.choice(TOPICS), habits)
-
-
-def _with_object(clause: Clause, thing: str) -> Clause:
-    return Clause(clause.subject, clause.verb, thing, clause.modifier)
 
 
 def coherent_pair(rng: random.Random, habits: Habits) -> tuple[Clause, Clause]:

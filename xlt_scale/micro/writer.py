@@ -7,7 +7,7 @@ from pathlib import Path
 
 from xlt_scale.micro.concepts import NAMES, NUMBERS
 from xlt_scale.micro.labelled import TASKS, render_item, sample_items
-from xlt_scale.micro.languages import LANGUAGES, SOURCE_LANGUAGE, Tongue, build_tongues
+from xlt_scale.micro.languages import LANGUAGES, SOURCE_LANGUAGE, Clause, Tongue, build_tongues
 from xlt_scale.micro.sentences import Habits, any_clause, coherent_pair, draw, random_forms, split_of
 from xlt_scale.micro.tokenizer import write_tokenizer
 
@@ -85,7 +85,7 @@ def _write_labelled(folder: Path, tongues: dict[str, Tongue], world_seed: int) -
 def _write_retrieval(folder: Path, tongues: dict[str, Tongue], world_seed: int) -> None:
     rng = random.Random(f"{world_seed}/retrieval")
     habits = Habits(world_seed)
-    clauses = []
+    clauses: list[Clause] = []
     while len(clauses) < RETRIEVAL_LINES:
         clause = draw(rng, world_seed, ("test",), lambda r: any_clause(r, habits))
         if clause not in clauses:

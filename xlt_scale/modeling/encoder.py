@@ -17,16 +17,6 @@ from xlt_scale.sizes import find_size
 
 logger = logging.getLogger(__name__)
 
-_DROPOUT_FIELDS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "classifier_dropout",
-    "embedding_dropout",
-    "attention_dropout",
-    "mlp_dropout",
-    "dropout",
-    "hidden_dropout",
-)
 _ATTENTION_DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout")
 _UNLIMITED = 1 << 20
 
@@ -74,9 +64,8 @@ def plan_encoder(options: ModelOptions) -> EncoderPlan:
     """
     config = _load_config(options)
     if options.dropout is not None:
-        for name in _DROPOUT_FIELDS:
-            if isinstance(getattr(config, name, None), float | int):
-                setattr(config, name, options.dropout)
+        for name in _dropout_rates(config):
+            setattr(config, name, options.dropout)
     unpadded, first_position, why_padded = False, 0, "model.attention = 'padded'"
     if options.attention != "padded":
         check = check_unpadded(config)
@@ -115,6 +104,15 @@ def build_encoder(plan: EncoderPlan) -> PreTrainedModel:
 
 def _padded_implementation(found: type) -> str:
     return "sdpa" if getattr(found, "_supports_sdpa", False) else "eager"
+
+
+def _dropout_rates(config: PretrainedConfig) -> list[str]:
+    """The configuration's fields that are dropout rates, whatever the family calls them."""
+    return [
+        name
+        for name, value in vars(config).items()
+        if ("dropout" in name or name.endswith("pdrop")) and type(value) in (int, float)
+    ]
 
 
 def _num_position_slots(config: PretrainedConfig) -> int:

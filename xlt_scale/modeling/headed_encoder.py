@@ -26,7 +26,10 @@ class HeadedEncoder(nn.Module):
         self.tie()
 
     def tie(self) -> None:
-        """Let the masked-language-modelling head share the word embeddings. Idempotent."""
+        """Let those parameters be one that the encoder shares inside, and the masked-language-modelling head the word
+        embeddings. Idempotent; to be repeated after whatever replaces parameters.
+        """
+        self.encoder.tie_weights()
         for head in self.heads.values():
             if isinstance(head, MaskedLanguageModelingHead):
                 head.decoder.weight = self.encoder.get_input_embeddings().weight

@@ -5,7 +5,7 @@ own shard, and the same values arrive whatever the engine and the world size.
 """
 
 import json
-import logging
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +18,6 @@ from torch import Tensor
 from xlt_scale.data.counter_random import generator
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.parameters import ParameterSpec
-
-logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 16
 
@@ -123,11 +121,7 @@ class PretrainedWeights:
         """Something that can be sliced by rows without reading the others."""
         file = self._files[key]
         if file not in self._open:
-            path = self._folder / file
-            if file.endswith(".safetensors"):
-                self._open[file] = safe_open(path, framework="pt")
-            else:
-                self._open[file] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            self._open[file] = _open_file(self._folder / file)
         opened = self._open[file]
         return opened.get_slice(key) if file.endswith(".safetensors") else opened[key]
 
@@ -143,7 +137,10 @@ def _candidates(name: str, prefix: str) -> list[str]:
         names = [f"{prefix}.{bare}", bare]
     elif name.startswith("heads.mlm."):
         bare = name.removeprefix("heads.mlm.")
-        names = [f"lm_head.{bare}", *(["lm_head.bias"] if bare == "decoder.bias" else [])]
+        of_bert = bare.replace("layer_norm.", "transform.LayerNorm.").replace("dense.", "transform.dense.")
+        names = [f"lm_head.{bare}", f"cls.predictions.{of_bert}"]
+        if bare == "decoder.bias":
+            names += ["lm_head.bias", "cls.predictions.bias"]
     else:
         return []
     old = [n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta") for n in names]
@@ -152,17 +149,27 @@ def _candidates(name: str, prefix: str) -> list[str]:
 
 def _weight_files(folder: Path) -> dict[str, str]:
     """Each stored tensor's name -> the file that holds it."""
-    for kind, single in (("safetensors", "model.safetensors"), ("bin", "pytorch_model.bin")):
+    for single in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{single}.index.json"
         if index.is_file():
-            return dict(json.loads(index.read_text())["weight_map"])
+            try:
+                return dict(json.loads(index.read_bytes())["weight_map"])
+            except (ValueError, KeyError, TypeError):
+                raise UserError(f"{index} is not an index of weight files; fetch it again") from None
         if (folder / single).is_file():
-            if kind == "safetensors":
-                with safe_open(folder / single, framework="pt") as file:
-                    return dict.fromkeys(file.keys(), single)
-            names = torch.load(folder / single, map_location="meta", weights_only=True, mmap=True)
-            return dict.fromkeys(names, single)
+            return dict.fromkeys(_open_file(folder / single, device="meta").keys(), single)
     raise UserError(f"{folder}: neither model.safetensors nor pytorch_model.bin (nor an index of parts) is there")
+
+
+def _open_file(path: Path, device: str = "cpu") -> Any:
+    """An open safetensors file, or the tensors of a PyTorch file, mapped rather than read where its format allows that."""
+    try:
+        if path.suffix == ".safetensors":
+            return safe_open(path, framework="pt")
+        return torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # absent, torn, or a pickle of more than tensors: each library has its own kinds
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read ({reason}); fetch it again, or give it as safetensors") from None
 
 
 def pretrained_folder(name: str, revision: str) -> Path:

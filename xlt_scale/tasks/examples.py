@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -82,11 +82,14 @@ def _languages_of_files(folder: Path, pattern: str) -> list[str]:
 
 
 def scored_split(spec: TaskSpec, source: DataSource, wanted: str = "auto") -> Split:
-    """The split that is scored: the wanted one, else the declared one, else dev where only dev is there."""
+    """The split that is scored: the wanted one; else the declared one, or dev where only dev lies there as files."""
     if wanted == "dev" or wanted == "test":
         return "dev" if wanted == "dev" else "test"
-    if spec.evaluation_split == "test" and not available_languages(spec, "test", source):
-        return "dev"
+    files_only = replace(source, use_hub=False)
+    if spec.evaluation_split == "test" and not available_languages(spec, "test", files_only):
+        has_other_source = source.use_hub and any("test" in hub.splits for hub in spec.hub)
+        if available_languages(spec, "dev", files_only) or not has_other_source:
+            return "dev"
     return spec.evaluation_split
 
 

@@ -41,7 +41,7 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter) -> N
     folder = setup.phase_folder(phase.name)
     seed = setup.options.seed if phase.seed is None else phase.seed
     parent = _find_parent(setup, phase, seed)
-    tasks = _task_trainings(setup, phase, seed)
+    tasks = task_trainings(setup, phase, seed)
     num_steps = _num_steps(phase, tasks)
     name = phase_hash(
         phase,
@@ -238,7 +238,12 @@ def _load_exactly(engine: Engine, folder: Path, parameters: dict[str, ParameterS
     check_arrival(engine, weights, stored)
 
 
-def _task_trainings(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str, TaskTraining]:
+def task_trainings(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str, TaskTraining]:
+    """The data and plan of each task that a phase trains; called on every rank.
+
+    Raises:
+        UserError: data are missing or broken, or there are fewer examples in a batch than ranks.
+    """
     trainings = {}
     for name in phase.tasks:
         spec = setup.catalogue[name]

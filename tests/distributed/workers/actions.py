@@ -1,0 +1,152 @@
+"""Does a list of actions one after another in one process group, because starting a process costs more than most of them.
+
+Each action is an object with 'do' (a function below) and its arguments; the answer is the list of what they return.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import small_run
+from small_run import PHASE, TASKS, digests, make_data, make_engine, make_request, run_loop
+
+from xlt_scale.checkpoint.reader import CheckpointWeights, check_arrival
+from xlt_scale.checkpoint.writer import save_weights
+from xlt_scale.engines.world import World
+from xlt_scale.errors import UserError
+from xlt_scale.evaluation.predict import predict
+from xlt_scale.modeling.weights import FreshWeights
+
+
+def train(
+    world: World,
+    engine: dict[str, Any],
+    phase: dict[str, Any] | None = None,
+    steps: int = 20,
+    lopsided: bool = False,
+    save: str = "",
+) -> dict[str, Any]:
+    """Losses, gradient norms and weights of a run; the weights are saved when a folder is given."""
+    request = make_request(world, engine, phase)
+    built = make_engine(request)
+    initial = digests(built, request)
+    rows = run_loop(built, request, steps, lopsided)
+    final = digests(built, request)
+    if save:
+        save_weights(built, request.parameters, Path(save), {"world_size": world.size})
+    built.destroy()
+    return {
+        "losses": [row["loss"] for row in rows],
+        "norms": [row["grad_norm"] for row in rows],
+        "tasks": [row["task"] for row in rows],
+        "initial": initial,
+        "final": final,
+    }
+
+
+def load(world: World, engine: dict[str, Any], folder: str) -> dict[str, Any]:
+    """Weights after loading a checkpoint into an engine that held others, and a loss computed with them."""
+    request = make_request(world, engine)
+    built = make_engine(request, seed=99)
+    weights = CheckpointWeights(Path(folder), request.parameters)
+    built.load_parameters(weights)
+    check_arrival(built, weights, list(request.parameters))
+    found = digests(built, request)
+    stored = {name: weights.manifest.tensors[f"param/{name}"].digest for name in request.parameters}
+    losses = [row["loss"] for row in run_loop(built, request, 1)]
+    built.destroy()
+    return {"digests": found, "stored": stored, "losses": losses}
+
+
+def load_refused(world: World, engine: dict[str, Any], folder: str) -> str:
+    """The error that a damaged checkpoint gets."""
+    request = make_request(world, engine)
+    built = make_engine(request)
+    try:
+        weights = CheckpointWeights(Path(folder), request.parameters)
+        built.load_parameters(weights)
+        check_arrival(built, weights, list(request.parameters))
+    except UserError as error:
+        return str(error)
+    finally:
+        built.destroy()
+    return ""
+
+
+def save_refused(world: World, engine: dict[str, Any], folder: str, failing_rank: int = -1) -> str:
+    """The error of a checkpoint that cannot be written; with `failing_rank`, that rank alone finds its disk full."""
+    from xlt_scale.checkpoint import writer
+
+    request = make_request(world, engine)
+    built = make_engine(request)
+    write = writer._write_tensors
+
+    def full_disk(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    if world.rank == failing_rank:
+        writer._write_tensors = full_disk
+    try:
+        save_weights(built, request.parameters, Path(folder), {})
+    except UserError as error:
+        return str(error)
+    finally:
+        writer._write_tensors = write
+        built.destroy()
+    return ""
+
+
+def load_after_prediction(world: World, engine: dict[str, Any]) -> dict[str, Any]:
+    """Embeddings of weights that are loaded after the engine has predicted with others, and after a training step."""
+    request = make_request(world, engine)
+    built = make_engine(request, seed=1)
+    before = _embeddings(built)
+    built.load_parameters(FreshWeights(request.parameters, 2))
+    after_prediction = _embeddings(built)
+    run_loop(built, request, 1)
+    built.load_parameters(FreshWeights(request.parameters, 2))
+    after_training = _embeddings(built)
+    built.destroy()
+    fresh = make_engine(request, seed=2)
+    expected = _embeddings(fresh)
+    fresh.destroy()
+    return {
+        "changed": float(np.abs(before - expected).max()),
+        "after_prediction": float(np.abs(after_prediction - expected).max()),
+        "after_training": float(np.abs(after_training - expected).max()),
+    }
+
+
+def classes(world: World, engine: dict[str, Any], budget: int) -> list[int]:
+    """The predicted class of every example of the classification task."""
+    request = make_request(world, engine)
+    built = make_engine(request)
+    found = predict(built, TASKS["pairs"], make_data("pairs"), budget, padded=False)
+    built.destroy()
+    return [int(number) for number in found]
+
+
+def _embeddings(engine: Any) -> np.ndarray:
+    return predict(engine, TASKS["pairs"], make_data("pairs"), 64, padded=False, mode="embedding", layer=1)
+
+
+ACTIONS = {
+    function.__name__: function
+    for function in (train, load, load_refused, save_refused, load_after_prediction, classes)
+}
+
+
+def work(world: World, job: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    answers = []
+    for action in job:
+        arguments = dict(action)
+        started = time.perf_counter()
+        answer = ACTIONS[arguments.pop("do")](world, **arguments)
+        answers.append({"answer": answer, "seconds": time.perf_counter() - started})
+    return answers
+
+
+if __name__ == "__main__":
+    assert PHASE["batch_size"] == small_run.BATCH_SIZE
+    small_run.run_worker(work)

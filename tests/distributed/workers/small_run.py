@@ -1,0 +1,174 @@
+"""A small model, small tasks and a real engine: what the worker programs of the distributed tests have in common."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xlt_scale.checkpoint.reader import state_digests
+from xlt_scale.config import EngineOptions, LoggingOptions, ModelOptions, PhaseOptions
+from xlt_scale.data.assembly import Masking
+from xlt_scale.data.plan import BatchPlan, StepPlan
+from xlt_scale.data.tokens import TokenizedData
+from xlt_scale.engines.build import build_engine
+from xlt_scale.engines.interface import Engine, EngineRequest
+from xlt_scale.engines.world import World, join_world
+from xlt_scale.modeling.encoder import EncoderPlan, plan_encoder
+from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.modeling.parameters import describe_parameters
+from xlt_scale.modeling.weights import FreshWeights
+from xlt_scale.tasks.spec import TaskSpec
+from xlt_scale.training.loop import ModelCost, TaskTraining, Training, train
+
+VOCABULARY = 120
+NUM_LABELS = 3
+BATCH_SIZE = 12
+ARCHITECTURE = {
+    "model_type": "xlm-roberta",
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 66,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "initializer_range": 0.05,
+}
+HEADS = (HeadSpec("mlm", "masked_language_modeling"), HeadSpec("pairs", "classification", NUM_LABELS))
+TASKS = {
+    "text": TaskSpec(name="text", kind="masked_language_modeling"),
+    "pairs": TaskSpec(name="pairs", kind="classification", labels=["a", "b", "c"]),
+}
+PHASE: dict[str, Any] = {
+    "name": "small",
+    "mixture": {"text": 1.0, "pairs": 1.0},
+    "steps": 20,
+    "batch_size": BATCH_SIZE,
+    "learning_rate": 1e-3,
+    "weight_decay": 0.1,
+    "gradient_clipping": 0.5,
+}
+
+
+def make_plan(**architecture: Any) -> EncoderPlan:
+    options = ModelOptions(architecture=ARCHITECTURE | architecture, tokenizer="micro", max_length=64, dropout=0.0)
+    return plan_encoder(options)
+
+
+def make_data(task: str) -> TokenizedData:
+    """Random sentences, many short and few long, with random labels: hard enough to learn that gradients stay large."""
+    random = np.random.default_rng(len(task))
+    lengths = np.clip(random.gamma(2.0, 8.0, size=60).astype(np.int64), 4, 60)
+    return TokenizedData.from_arrays(
+        random.integers(4, VOCABULARY, lengths.sum()).astype(np.int32),
+        None,
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        random.integers(0, NUM_LABELS, len(lengths)) if TASKS[task].labels else None,
+    )
+
+
+class _Tokenizer:
+    """What masking asks of a tokenizer."""
+
+    mask_token_id = 3
+    all_special_ids = (0, 1, 2, 3)
+
+    def __len__(self) -> int:
+        return VOCABULARY
+
+
+class LopsidedPlan(BatchPlan):
+    """Gives rank 0 all examples but one, an example per micro-batch: the others fill up with spare ones."""
+
+    def split(self, step: int, rank: int, world_size: int, token_budget: int, padded: bool = False) -> StepPlan:
+        examples = self.examples(step)
+        if world_size == 1:
+            return StepPlan([examples])
+        shares = [examples[:-1], examples[-1:]] + [examples[:0]] * (world_size - 2)
+        spare = [examples[:0]] * (len(shares[0]) - len(shares[rank]))
+        return StepPlan([*shares[rank][:, None], *spare])
+
+
+def make_tasks(phase: PhaseOptions, plan_class: Callable[..., BatchPlan] = BatchPlan) -> dict[str, TaskTraining]:
+    tasks = {}
+    for name in phase.tasks:
+        data = make_data(name)
+        plan = plan_class(data.lengths, phase.batch_size, key=(1, name))
+        masking = None if TASKS[name].labels else Masking.for_tokenizer(_Tokenizer(), share=0.3, key=5)
+        tasks[name] = TaskTraining(TASKS[name], data, plan, masking)
+    return tasks
+
+
+def make_request(
+    world: World,
+    engine: dict[str, Any],
+    phase: dict[str, Any] | None = None,
+    plan: EncoderPlan | None = None,
+    heads: Sequence[HeadSpec] = HEADS,
+) -> EngineRequest:
+    plan = plan or make_plan()
+    options = EngineOptions(**engine)
+    return EngineRequest(
+        world=world,
+        plan=plan,
+        heads=heads,
+        parameters=describe_parameters(plan, heads),
+        options=options,
+        phase=PhaseOptions(**PHASE | (phase or {})),
+        precision="fp32" if options.precision == "auto" else options.precision,
+    )
+
+
+def make_engine(request: EngineRequest, seed: int = 1) -> Engine:
+    """The engine with fresh weights of that seed."""
+    engine = build_engine(request)
+    engine.load_parameters(FreshWeights(request.parameters, seed))
+    return engine
+
+
+def run_loop(engine: Engine, request: EngineRequest, num_steps: int, lopsided: bool = False) -> list[dict[str, Any]]:
+    """Train with the product's own loop; the row of metrics of every step."""
+    rows = _Rows()
+    train(
+        Training(
+            engine=engine,
+            phase=request.phase,
+            tasks=make_tasks(request.phase, LopsidedPlan if lopsided else BatchPlan),
+            num_steps=num_steps,
+            seed=7,
+            token_budget=request.options.max_tokens_per_micro_batch,
+            padded=not request.plan.unpadded,
+            cost=ModelCost(1, 1, 1),
+            logging=LoggingOptions(every=1, tensorboard=False, progress="none"),
+            metrics=rows,  # type: ignore[arg-type]
+            evaluate=lambda step: None,
+        )
+    )
+    return rows.rows
+
+
+class _Rows:
+    """Keeps rows in memory instead of writing them."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+
+
+def digests(engine: Engine, request: EngineRequest) -> dict[str, int]:
+    return state_digests(engine, list(request.parameters))
+
+
+def run_worker(work: Callable[[World, Any], Any]) -> None:
+    """Join the ranks, do the work of the job file, write its answer. A rank that fails ends with a traceback and code 1."""
+    job, answer = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    found = work(join_world("cpu"), job)
+    temporary = answer.with_suffix(".unfinished")
+    temporary.write_text(json.dumps(found))
+    temporary.rename(answer)

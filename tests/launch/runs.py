@@ -1,0 +1,97 @@
+"""Start launch/train.py as a user does, under any launcher, and read what it leaves."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+TRAIN = str(ROOT / "launch" / "train.py")
+MICRO = str(ROOT / "launch" / "runs" / "micro.toml")
+
+# Enough steps to see every part of the machinery.
+SHORT = [
+    "phases.pretrain.steps=20",
+    "phases.intermediate.steps=8",
+    "phases.target.steps=8",
+    "phases.target-after-intermediate.steps=8",
+    "phases.target.evaluate_languages=['qen', 'qea']",
+    "phases.target-after-intermediate.evaluate_languages=['qen', 'qea']",
+    "logging.every=1",
+]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that has ended."""
+
+    code: int
+    output: str
+    seconds: float
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def launcher(name: str, processes: int = 2) -> list[str]:
+    """The command that comes before the script."""
+    port = str(free_port())
+    return {
+        "python": [sys.executable],
+        "deepspeed": [str(BIN / "deepspeed"), "--num_gpus", str(processes), "--master_port", port],
+        "torchrun": [str(BIN / "torchrun"), "--nproc-per-node", str(processes), "--master-port", port],
+        "accelerate": [
+            *(str(BIN / "accelerate"), "launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"),
+            *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port),
+        ],
+    }[name]
+
+
+def start(command: Sequence[str], limit: float = 240, **environment: str) -> Finished:
+    """Run a command to its end and take its output, both streams together."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    path = f"{BIN}{os.pathsep}{clean.get('PATH', '')}"
+    began = time.monotonic()
+    done = subprocess.run(
+        list(command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=limit,
+        cwd=ROOT,
+        env={**clean, "PATH": path, **environment},
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, time.monotonic() - began)
+
+
+def train(
+    name: str, folder: Path, cache: Path, *settings: str, run: str = MICRO, dash_dash_run: bool = True
+) -> Finished:
+    """A run of launch/train.py into `folder` under the named launcher."""
+    command = [*launcher(name), TRAIN, *(["--run"] if dash_dash_run else []), run]
+    for setting in [*settings, f"output={folder}", f"data.cache={cache}"]:
+        command += ["--set", setting]
+    return start(command)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl, rows with a loss."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [row for line in lines if "loss" in (row := json.loads(line))]
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    """scores.json of a run or phase."""
+    return json.loads((folder / "scores.json").read_text())["scores"]
