@@ -256,8 +256,7 @@ def test_a_parallel_file_without_its_other_side_is_refused(write: Write, tmp_pat
 
 def test_an_unknown_language_is_answered_with_the_valid_ones(tmp_path: Path) -> None:
     assert refusal(tmp_path, "xnli", "test", "nah") == (
-        "task 'xnli' has no language 'nah'; "
-        "valid: ar, bg, de, el, en, es, fr, hi, ru, sw, th, tr, ur, vi, zh"
+        "task 'xnli' has no language 'nah'; valid: ar, bg, de, el, en, es, fr, hi, ru, sw, th, tr, ur, vi, zh"
     )
 
 

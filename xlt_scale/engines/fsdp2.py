@@ -32,7 +32,7 @@ class Fsdp2Engine(Engine):
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(request.is_trained(name))
         if request.options.activation_checkpointing:
-            self._model.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self._model.checkpoint_activations()
         if request.world.size > 1 or request.precision == "bf16":
             self._shard(request)
         device = request.world.device

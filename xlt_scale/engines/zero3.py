@@ -34,7 +34,7 @@ class Zero3Engine(Engine):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(request.is_trained(name))
         if request.options.activation_checkpointing:
-            model.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.checkpoint_activations()
         self._parameters: dict[str, Any] = dict(model.named_parameters())
         self._optimizer = torch.optim.AdamW(
             named_groups(request, self._parameters),  # type: ignore[arg-type]

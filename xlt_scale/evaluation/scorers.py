@@ -10,6 +10,8 @@ def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
     """The share of equal items, in percent as the benchmarks report it."""
     if len(predictions) != len(labels):
         raise ValueError(f"{len(predictions)} predictions for {len(labels)} labels")
+    if not len(labels):
+        raise ValueError("no items to score")
     return 100.0 * float(np.mean(predictions == labels))
 
 

@@ -136,7 +136,7 @@ TASKS: tuple[LabelledTask, ...] = (
         "topics",
         ("same", "different"),
         _sample_paraphrase,
-        {"train": 4000, "dev": 600, "test": 600},
+        {"train": 8000, "dev": 600, "test": 600},
         "one word differs between the sentences: is it a synonym?",
     ),
 )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from xlt_scale.data.micro_batch import MicroBatch
+from xlt_scale.errors import UserError
 from xlt_scale.modeling.attention import sequence_arguments
 from xlt_scale.modeling.encoder import EncoderPlan, build_encoder
 from xlt_scale.modeling.heads import HEADS, HeadSpec, MaskedLanguageModelingHead, mean_of_sequences
@@ -27,12 +28,30 @@ class HeadedEncoder(nn.Module):
 
     def tie(self) -> None:
         """Let those parameters be one that the encoder shares inside, and the masked-language-modelling head the word
-        embeddings. Idempotent; to be repeated after whatever replaces parameters.
+        embeddings where the configuration ties them. Idempotent; to be repeated after whatever replaces parameters.
         """
         self.encoder.tie_weights()
+        if not getattr(self.plan.config, "tie_word_embeddings", True):
+            return
         for head in self.heads.values():
             if isinstance(head, MaskedLanguageModelingHead):
                 head.decoder.weight = self.encoder.get_input_embeddings().weight
+
+    def checkpoint_activations(self) -> None:
+        """Keep only the inputs of the encoder's layers in the forward pass, and compute the rest again in the backward pass.
+
+        Raises:
+            UserError: the encoder's code cannot do that.
+        """
+        if not self.encoder.supports_gradient_checkpointing:
+            raise UserError(
+                f"engine.activation_checkpointing = true, but {self.plan.config.model_type} cannot do that; set it to false"
+            )
+        arguments = {"use_reentrant": False}
+        if hasattr(self.encoder, "activation_checkpointing_enable"):
+            self.encoder.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
+        else:
+            self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
 
     def forward(self, batch: MicroBatch, mode: str = "loss", layer: int | None = None) -> Tensor:
         """Run one micro-batch.
