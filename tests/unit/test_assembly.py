@@ -92,8 +92,8 @@ def test_the_data_stay_as_they_are(nli: TaskSpec) -> None:
 
 @pytest.fixture
 def text(tokenizer: Any) -> TokenizedData:
-    words = "the old man reads a long letter near the window and nobody knows why".split()
-    return tokenize(Examples([" ".join(words[i % 7 :]) for i in range(200)]), tokenizer, 64)
+    words = "the old man reads a long letter near the window and nobody knows why"
+    return tokenize(Examples([words[i % 20 :] for i in range(200)]), tokenizer, 64)
 
 
 def masked_rows(data: TokenizedData, masking: Masking, numbers: list[int], epoch: int = 0) -> dict[int, list[int]]:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_a_micro_batch_goes_from_long_to_short_and_takes_all_that_fits(
         used = [batch for batch in rank.micro_batches if len(batch)]
         for batch in used:
             assert (np.diff(lengths[batch]) <= 0).all()
-        for batch, following in zip(used, used[1:], strict=False):
+        for batch, following in pairwise(used):
             assert tokens_counted(lengths[[*batch, following[0]]], padded) > budget
 
 

@@ -16,7 +16,7 @@ HUB = DataSource({}, use_files=False)
 
 @pytest.fixture(autouse=True)
 def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No network, and a cache of the test's own; the libraries read the environment at import, which may be long ago."""
+    """No network, and a cache of the test's own. The libraries have read the environment when they were imported."""
     import datasets
     import huggingface_hub.constants
 

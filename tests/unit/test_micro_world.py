@@ -199,9 +199,9 @@ def test_a_word_blind_classifier_stays_at_chance(world: Path, task: LabelledTask
         features = [word_blind_features(row[:-1], tongues[code].object_suffix, function_words) for row in table]
         return np.array(features, dtype=float), np.array([task.labels.index(row[-1]) for row in table])
 
-    # Trained and scored in the source language, and, since a label might leak through another grammar, in each other
-    # language on the halves of its test set. 600 rows have a standard error of 2.0 points at a chance of a half.
     score = fit_and_score(data("train", SOURCE_LANGUAGE, slice(None)), data("test", SOURCE_LANGUAGE, slice(None)))
     assert abs(score - task.chance) < 0.05
+    # A label might leak through another grammar: the same in each language, on the halves of its test set. One-sided:
+    # items that differ in their label alone often fall into different halves, which pulls the score below chance.
     within = [fit_and_score(data("test", code, slice(0, 300)), data("test", code, slice(300, 600))) for code in CODES]
-    assert abs(np.mean(within) - task.chance) < 0.05
+    assert np.mean(within) - task.chance < 0.05

@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_models import MLM, PAIRS, WINDOW, build, classification_batch, masked_batch, plan_for
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.modeling.attention import sequence_arguments, unpadded_attention
@@ -63,7 +64,8 @@ def test_losses_and_all_gradients_are_equal(
     packed, padded = models
     if checkpointing:
         packed.checkpoint_activations()
-    assert packed.encoder.is_gradient_checkpointing == checkpointing
+    layers = [module.gradient_checkpointing for module in packed.modules() if isinstance(module, GradientCheckpointingLayer)]
+    assert layers == [checkpointing] * packed.plan.num_layers
     batch = batch_for(packed, head)
     loss, gradients = loss_and_gradients(packed.train(), batch)
     expected_loss, expected_gradients = loss_and_gradients(padded.train(), batch)

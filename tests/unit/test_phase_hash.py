@@ -135,7 +135,7 @@ def test_a_fact_from_outside_the_phase_changes_the_name(plan: EncoderPlan, facts
 
 
 def test_another_model_changes_the_name(plan: EncoderPlan) -> None:
-    others = [encoder(num_hidden_layers=2), encoder(hidden_dropout_prob=0.5, hidden_act="relu")]
+    others = [encoder(num_hidden_layers=7), encoder(hidden_dropout_prob=0.5, hidden_act="relu")]
     assert len({name(plan), *map(name, others)}) == 3
 
 

@@ -1,6 +1,7 @@
 """Learning-rate schedules, step by step."""
 
 from math import cos, pi
+from typing import Any
 
 import pytest
 
@@ -8,7 +9,7 @@ from xlt_scale.config import PhaseOptions
 from xlt_scale.training.schedule import learning_rate_at
 
 
-def rates(schedule: str, warmup: float, num_steps: int) -> list[float]:
+def rates(schedule: Any, warmup: float, num_steps: int) -> list[float]:
     phase = PhaseOptions(name="p", task="t", steps=num_steps, learning_rate=1.0, schedule=schedule, warmup=warmup)
     return [learning_rate_at(step, num_steps, phase) for step in range(num_steps)]
 

@@ -51,13 +51,13 @@ def row_refusal(path: Path, layout: FileLayout) -> str:
 def test_snli_as_the_publishers_jsonl(write: Write, tmp_path: Path) -> None:
     write(
         "snli/snli_1.0_train.jsonl",
-        '{"annotator_labels": ["neutral"], "gold_label": "neutral", "sentence1": "A man.", "sentence2": "Tall.\\tYes"}\n'
+        '{"annotator_labels": ["neutral"], "gold_label": "neutral", "sentence1": "A man.", "sentence2": "A\\tB"}\n'
         '{"annotator_labels": [], "gold_label": "-", "sentence1": "A dog.", "sentence2": "A cat."}\n'
         '{"annotator_labels": [], "gold_label": "entailment", "sentence1": "Ünï", "sentence2": "日本"}\n',
     )
     examples = load(tmp_path, "snli", "train", "en")
     assert examples.texts == ["A man.", "Ünï"]
-    assert examples.text_pairs == ["Tall.\tYes", "日本"]
+    assert examples.text_pairs == ["A\tB", "日本"]
     assert examples.labels == [1, 0]
     assert examples.num_dropped == 1
 
@@ -262,7 +262,8 @@ def test_an_unknown_language_is_answered_with_the_valid_ones(tmp_path: Path) -> 
 
 def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
     assert refusal(tmp_path, "xnli", "test", "de") == (
-        f"task 'xnli': no test data in language 'de'; looked for xnli/xnli.test.tsv and xnli/test-de.tsv below {tmp_path}"
+        "task 'xnli': no test data in language 'de'; "
+        f"looked for xnli/xnli.test.tsv and xnli/test-de.tsv below {tmp_path}"
     )
 
 

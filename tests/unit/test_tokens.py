@@ -151,7 +151,9 @@ def test_a_long_line_is_spread_over_sequences(tokenizer: Any) -> None:
 def test_joining_loses_and_doubles_no_token(tokenizer: Any, texts: list[str], max_length: int) -> None:
     data = tokenize(Examples(texts), tokenizer, max_length, join_lines=True)
     found = sequences(data)
-    assert [i for sequence in found for i in sequence if i not in (BOS, EOS)] == sum(plain(tokenizer, texts), [])
+    assert [i for sequence in found for i in sequence if i not in (BOS, EOS)] == [
+        i for tokens in plain(tokenizer, texts) for i in tokens
+    ]
     assert all(len(sequence) <= max_length for sequence in found)
     assert all(sequence[0] == BOS and sequence[-1] == EOS and len(sequence) > 2 for sequence in found)
 

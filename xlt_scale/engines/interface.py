@@ -57,7 +57,7 @@ def named_groups(
 
 def adamw_arguments(phase: PhaseOptions) -> dict[str, object]:
     """AdamW (Loshchilov & Hutter 2019) as the phase wants it."""
-    return {"lr": phase.learning_rate, "betas": phase.betas, "eps": phase.epsilon}
+    return {"lr": phase.learning_rate, "betas": phase.betas, "eps": phase.epsilon, "fused": True}
 
 
 class Engine(ABC):
@@ -105,4 +105,8 @@ class Engine(ABC):
 
     def start_micro_batch(self, seed: int) -> None:
         """Seed dropout for one forward pass."""
-        torch.manual_seed(seed & (1 << 63) - 1)
+        # Not torch.manual_seed: where CUDA is not initialised that queues a call, with its stack, for every step.
+        seed &= (1 << 63) - 1
+        torch.default_generator.manual_seed(seed)
+        if self.world.device.type == "cuda":
+            torch.cuda.manual_seed(seed)

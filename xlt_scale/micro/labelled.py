@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
-from xlt_scale.micro.concepts import KIND_OF, TOPIC_NOUNS
+from xlt_scale.micro.concepts import DEEDS, KIND_OF, STATES, TOPIC_NOUNS
 from xlt_scale.micro.languages import Clause, Tongue
 from xlt_scale.micro.sentences import (
     TOPICS,
@@ -80,8 +80,16 @@ def _sample_nli(rng: random.Random, world_seed: int, split: Split) -> list[Item]
     return items if _within(items, world_seed, split) else None
 
 
-def _sample_valence(rng: random.Random, world_seed: int, split: Split) -> list[Item]:
-    return [Item(v, draw(rng, world_seed, (split,), partial(valence_clause, valence=v))) for v in VALENCES]
+def _sample_valence(rng: random.Random, world_seed: int, split: Split) -> list[Item] | None:
+    # The other label has the same frame and a word of the opposite list, so no frame can speak for a label.
+    valence, opposite = rng.sample(VALENCES, 2)
+    clause = draw(rng, world_seed, (split,), partial(valence_clause, valence=valence))
+    word_valence = valence if clause.negated else opposite
+    if clause.state:
+        twin = replace(clause, state=rng.choice(STATES[word_valence]))
+    else:
+        twin = replace(clause, verb=rng.choice(DEEDS[word_valence]))
+    return [Item(valence, clause), Item(opposite, twin)] if split_of(twin, world_seed) == split else None
 
 
 def _sample_topic(rng: random.Random, world_seed: int, split: Split) -> list[Item]:

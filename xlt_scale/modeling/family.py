@@ -5,6 +5,6 @@ from transformers import AutoModel, AutoModelForTextEncoding, PretrainedConfig, 
 
 def encoder_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The family's bare encoder; of a family that also decodes (T5), the encoder alone."""
-    mapping = AutoModelForTextEncoding._model_mapping if config.is_encoder_decoder else AutoModel._model_mapping
-    found = mapping[type(config)]
+    encoders = AutoModelForTextEncoding._model_mapping
+    found = (encoders if type(config) in encoders else AutoModel._model_mapping)[type(config)]
     return found[0] if isinstance(found, tuple) else found

@@ -1,15 +1,13 @@
-"""Does a list of actions one after another in one process group, because starting a process costs more than most of them.
+"""Does named actions one after another in one process group, because starting a process costs more than most of them.
 
-Each action is an object with 'do' (a function below) and its arguments; the answer is the list of what they return.
+Each action is an object with 'do' (a function below) and its arguments; the answer has what it returned under its name.
 """
 
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import small_run
-from small_run import PHASE, TASKS, digests, make_data, make_engine, make_request, run_loop
+from small_run import TASKS, digests, make_data, make_engine, make_request, run_loop, run_worker
 
 from xlt_scale.checkpoint.reader import CheckpointWeights, check_arrival
 from xlt_scale.checkpoint.writer import save_weights
@@ -127,26 +125,32 @@ def classes(world: World, engine: dict[str, Any], budget: int) -> list[int]:
     return [int(number) for number in found]
 
 
+def build_refused(world: World, engine: dict[str, Any]) -> str:
+    """The error that an engine's options get."""
+    try:
+        make_engine(make_request(world, engine)).destroy()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def _embeddings(engine: Any) -> np.ndarray:
     return predict(engine, TASKS["pairs"], make_data("pairs"), 64, padded=False, mode="embedding", layer=1)
 
 
 ACTIONS = {
     function.__name__: function
-    for function in (train, load, load_refused, save_refused, load_after_prediction, classes)
+    for function in (train, load, load_refused, save_refused, load_after_prediction, classes, build_refused)
 }
 
 
-def work(world: World, job: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    answers = []
-    for action in job:
+def work(world: World, job: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    answers = {}
+    for name, action in job.items():
         arguments = dict(action)
-        started = time.perf_counter()
-        answer = ACTIONS[arguments.pop("do")](world, **arguments)
-        answers.append({"answer": answer, "seconds": time.perf_counter() - started})
+        answers[name] = ACTIONS[arguments.pop("do")](world, **arguments)
     return answers
 
 
 if __name__ == "__main__":
-    assert PHASE["batch_size"] == small_run.BATCH_SIZE
-    small_run.run_worker(work)
+    run_worker(work)

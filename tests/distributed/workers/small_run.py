@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from xlt_scale.checkpoint.reader import state_digests
 from xlt_scale.config import EngineOptions, LoggingOptions, ModelOptions, PhaseOptions
-from xlt_scale.data.assembly import Masking
-from xlt_scale.data.plan import BatchPlan, StepPlan
+from xlt_scale.data.assembly import Masking, assemble
+from xlt_scale.data.plan import BatchPlan, MixturePlan, StepPlan
 from xlt_scale.data.tokens import TokenizedData
 from xlt_scale.engines.build import build_engine
 from xlt_scale.engines.interface import Engine, EngineRequest
 from xlt_scale.engines.world import World, join_world
 from xlt_scale.modeling.encoder import EncoderPlan, plan_encoder
+from xlt_scale.modeling.headed_encoder import HeadedEncoder
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import describe_parameters
 from xlt_scale.modeling.weights import FreshWeights
@@ -26,6 +28,7 @@ from xlt_scale.training.loop import ModelCost, TaskTraining, Training, train
 VOCABULARY = 120
 NUM_LABELS = 3
 BATCH_SIZE = 12
+SEED = 7
 ARCHITECTURE = {
     "model_type": "xlm-roberta",
     "vocab_size": VOCABULARY,
@@ -49,6 +52,8 @@ PHASE: dict[str, Any] = {
     "steps": 20,
     "batch_size": BATCH_SIZE,
     "learning_rate": 1e-3,
+    "schedule": "constant",  # so that a shorter run is the beginning of a longer one
+    "warmup": 0.0,
     "weight_decay": 0.1,
     "gradient_clipping": 0.5,
 }
@@ -139,7 +144,7 @@ def run_loop(engine: Engine, request: EngineRequest, num_steps: int, lopsided: b
             phase=request.phase,
             tasks=make_tasks(request.phase, LopsidedPlan if lopsided else BatchPlan),
             num_steps=num_steps,
-            seed=7,
+            seed=SEED,
             token_budget=request.options.max_tokens_per_micro_batch,
             padded=not request.plan.unpadded,
             cost=ModelCost(1, 1, 1),
@@ -163,6 +168,35 @@ class _Rows:
 
 def digests(engine: Engine, request: EngineRequest) -> dict[str, int]:
     return state_digests(engine, list(request.parameters))
+
+
+def plain_losses(num_steps: int) -> list[float]:
+    """The losses of the same run in plain PyTorch: one process, the whole batch at once, no engine."""
+    request = make_request(World(0, 1, 0, torch.device("cpu")), {"name": "fsdp2"})
+    model, source = HeadedEncoder(request.plan, request.heads), FreshWeights(request.parameters, 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.view(-1).copy_(source.read(name, 0, parameter.numel()))
+    phase = request.phase
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": phase.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon)
+    tasks = make_tasks(phase)
+    mixture = MixturePlan(phase.mixture, num_steps, key=(SEED, *sorted(tasks)))
+    losses = []
+    for step in range(num_steps):
+        name, step_of_task = mixture.at(step)
+        task = tasks[name]
+        examples = task.plan.examples(step_of_task)
+        batch = assemble(task.spec, task.data, examples, task.masking, task.plan.epoch(step_of_task))
+        loss = model(batch) / batch.num_targets
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), phase.gradient_clipping)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
 
 
 def run_worker(work: Callable[[World, Any], Any]) -> None:
