@@ -121,7 +121,7 @@ def options() -> None:
 @app.command("micro-world")
 def micro_world(
     folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist yet.")],
-    seed: Annotated[int, typer.Option(help="The world's seed.")] = 100,
+    seed: Annotated[int, typer.Option(help="The world's seed.")] = 200,
 ) -> None:
     """Write the files of a micro-benchmark world, to look at them.
 

@@ -75,7 +75,7 @@ class DataOptions(Options):
         "auto", description="auto: published files under `root` where they exist, else the hub"
     )
     root: str = Field("", description="folder of published task files; default: environment variable XLT_SCALE_DATA")
-    micro_world: Count = Field(100, description="seed of the micro benchmark's world")
+    micro_world: Count = Field(200, description="seed of the micro benchmark's world")
     cache: str = Field("", description="tokenised data and generated worlds; default ~/.cache/xlt_scale")
 
 

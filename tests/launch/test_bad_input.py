@@ -151,7 +151,7 @@ def test_fewer_examples_in_a_batch_than_processes_says_how_many_to_start(
 ) -> None:
     from dataclasses import replace
 
-    from xlt_scale.training.phase import task_trainings
+    from xlt_scale.training.job import task_trainings
 
     run_file = tmp_path / "run.toml"
     run_file.write_text(NLI_RUN)

@@ -69,9 +69,17 @@ def test_a_batch_larger_than_the_data_has_each_example_about_equally_often() -> 
     assert set(counts.values()) <= {4, 5, 6}
 
 
-def test_the_epoch_of_a_step_is_that_in_which_its_batch_begins() -> None:
+def test_a_batch_across_an_epochs_end_knows_the_epoch_of_each_example() -> None:
     plan = BatchPlan(np.ones(10), 4, KEY)
-    assert [plan.epoch(step) for step in range(6)] == [0, 0, 0, 1, 1, 2]
+    assert [plan.epochs(step).tolist() for step in (0, 2)] == [[0, 0, 0, 0], [0, 0, 1, 1]]
+
+
+def test_micro_batches_carry_the_epochs_of_their_examples() -> None:
+    plan = BatchPlan(np.arange(1, 11), 4, KEY)
+    drawn = dict(zip(plan.examples(2).tolist(), plan.epochs(2).tolist(), strict=True))
+    for rank in range(2):
+        share = plan.split(2, rank, 2, 100)
+        assert [drawn[number] for number in share.micro_batches[0].tolist()] == share.epochs[0].tolist()
 
 
 def test_a_step_is_the_same_in_whatever_order_steps_are_asked_for() -> None:

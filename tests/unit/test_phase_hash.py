@@ -7,6 +7,7 @@ import pytest
 
 from xlt_scale.config import ModelOptions, PhaseOptions
 from xlt_scale.modeling.encoder import EncoderPlan, build_encoder, plan_encoder
+from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.training import identity
 from xlt_scale.training.identity import phase_hash
 
@@ -25,6 +26,7 @@ def plan() -> EncoderPlan:
 def name(plan: EncoderPlan, phase: PhaseOptions = PHASE, **changes: Any) -> str:
     facts: dict[str, Any] = {
         "plan": plan,
+        "heads": [HeadSpec("micro-nli", "classification", 2)],
         "origin": "fresh:1",
         "data": {"micro-nli": "0123"},
         "num_steps": 10,
@@ -172,3 +174,7 @@ def test_building_the_model_does_not_because_later_phases_are_named_after_it() -
     before = name(fresh)
     build_encoder(fresh)
     assert name(fresh) == before
+
+
+def test_the_heads_change_the_name(plan: EncoderPlan) -> None:
+    assert name(plan, heads=[HeadSpec("micro-nli", "classification", 3)]) != name(plan)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from xlt_scale.data.counter_random import key_of
 from xlt_scale.data.masking import IGNORED, mask_tokens
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.data.tokens import TokenizedData
@@ -34,9 +33,17 @@ class Masking:
 
 
 def assemble(
-    spec: TaskSpec, data: TokenizedData, numbers: np.ndarray, masking: Masking | None = None, epoch: int = 0
+    spec: TaskSpec,
+    data: TokenizedData,
+    numbers: np.ndarray,
+    masking: Masking | None = None,
+    epochs: np.ndarray | int = 0,
 ) -> MicroBatch:
-    """The micro-batch of these examples; without any, a spare batch: one short example of weight 0."""
+    """The micro-batch of these examples; without any, a spare batch: one short example of weight 0.
+
+    Args:
+        epochs: the epoch that each example is drawn in; masks are new in each.
+    """
     weight = 1.0 if len(numbers) else 0.0
     chosen = numbers if len(numbers) else np.array([int(np.argmin(data.lengths))])
     starts, lengths = data.offsets[chosen], data.offsets[chosen + 1] - data.offsets[chosen]
@@ -48,9 +55,9 @@ def assemble(
     if masking is not None:
         input_ids, token_labels = mask_tokens(
             input_ids,
-            np.repeat(chosen, lengths),
+            np.repeat(chosen + len(data) * (epochs if weight else 0), lengths),
             positions,
-            key=key_of(masking.key, epoch),
+            key=masking.key,
             share=masking.share,
             special=masking.special,
             ordinary=masking.ordinary,

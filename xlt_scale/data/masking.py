@@ -1,4 +1,4 @@
-"""Masking for masked language modelling, as a pure function of (key, epoch, example, position)."""
+"""Masking for masked language modelling, as a pure function of (key, example, epoch, position)."""
 
 import numpy as np
 
@@ -21,12 +21,11 @@ def mask_tokens(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose `share` of the tokens; 80 % become the mask token, 10 % a random one, 10 % stay (Devlin et al. 2019, 3.1).
 
-    Each example is masked alike on whatever rank and in whatever micro-batch it lies, and anew in each epoch (put it in
-    `key`).
+    Each example is masked alike on whatever rank and in whatever micro-batch it lies.
 
     Args:
         input_ids: tokens of several sequences in one row, shape [T].
-        example_numbers: the example that each token belongs to, shape [T].
+        example_numbers: the example that each token belongs to, shape [T]; another number in each epoch.
         positions: the token's position in its example, shape [T].
         special: bool per vocabulary entry, shape [vocab_size]; special tokens are never chosen.
         ordinary: the other tokens, int [their number]; random tokens are drawn from them.

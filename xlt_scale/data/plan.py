@@ -14,13 +14,16 @@ from xlt_scale.data.counter_random import generator, key_of, uniform
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One optimiser step of one rank: the example numbers of each micro-batch.
+    """One optimiser step of one rank.
 
-    Every rank has the same number of micro-batches; a spare one is empty. Within a micro-batch examples go from long to
-    short.
+    Attributes:
+        micro_batches: example numbers of each micro-batch, from long to short. Every rank has the same number of
+            micro-batches; a spare one is empty.
+        epochs: for each of these examples the epoch that it is drawn in, counted from 0; a batch can span several.
     """
 
     micro_batches: list[np.ndarray]
+    epochs: list[np.ndarray]
 
 
 class BatchPlan:
@@ -57,9 +60,9 @@ class BatchPlan:
             wanted -= len(part)
         return np.concatenate(parts).astype(np.int64)
 
-    def epoch(self, step: int) -> int:
-        """The epoch in which the batch of `step` begins, counted from 0."""
-        return step * self.batch_size // len(self)
+    def epochs(self, step: int) -> np.ndarray:
+        """The epoch that each example of the global batch of `step` is drawn in, counted from 0, in stream order."""
+        return (step * self.batch_size + np.arange(self.batch_size)) // len(self)
 
     def split(self, step: int, rank: int, world_size: int, token_budget: int, padded: bool = False) -> StepPlan:
         """This rank's share of a step.
@@ -71,11 +74,12 @@ class BatchPlan:
         examples = self.examples(step)
         counts, ranked = _deal(self.lengths[examples], world_size)
         num_micro_batches = _num_micro_batches(self.lengths[examples], counts, ranked, token_budget, padded)
-        mine = examples[ranked[: counts[rank], rank]]
+        places = ranked[: counts[rank], rank]
+        mine, epochs = examples[places], self.epochs(step)[places]
         cuts = _cut(self.lengths[mine], token_budget, padded)
-        micro_batches = np.split(mine, cuts)[: num_micro_batches if len(mine) else 0]
-        spare = [np.empty(0, dtype=np.int64)] * (num_micro_batches - len(micro_batches))
-        return StepPlan(micro_batches + spare)
+        # Cuts at the end leave empty pieces: the spare micro-batches.
+        cuts += [len(mine)] * (num_micro_batches - 1 - len(cuts))
+        return StepPlan(np.split(mine, cuts), np.split(epochs, cuts))
 
     def _order(self, epoch: int) -> np.ndarray:
         if epoch not in self._orders:

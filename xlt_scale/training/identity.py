@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xlt_scale.config import PhaseOptions
 from xlt_scale.modeling.encoder import EncoderPlan
+from xlt_scale.modeling.heads import HeadSpec
 
 # Raise this when a change of the code changes the numbers that the same options give.
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 1
 
 # Fields that name, score or compare a phase without changing its weights.
 _WITHOUT_INFLUENCE = {
@@ -30,6 +31,7 @@ def phase_hash(
     phase: PhaseOptions,
     *,
     plan: EncoderPlan,
+    heads: Sequence[HeadSpec],
     origin: str,
     data: Mapping[str, str],
     num_steps: int,
@@ -45,7 +47,7 @@ def phase_hash(
     Args:
         origin: what the encoder starts from: the parent's hash, a pre-trained model with its revision, or the seed of
             fresh weights.
-        data: fingerprint of the training data of each task.
+        data: fingerprint of the training data of each task, and of the dev set when that chooses the result.
     """
     decisive = phase.model_dump(mode="json", exclude=_WITHOUT_INFLUENCE)
     if phase.keep == "last":
@@ -59,6 +61,7 @@ def phase_hash(
         "phase": decisive,
         "model": config,
         "unpadded": plan.unpadded,
+        "heads": [vars(head) for head in heads],
         "origin": origin,
         "data": dict(data),
         "num_steps": num_steps,

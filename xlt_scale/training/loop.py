@@ -134,8 +134,10 @@ def train(training: Training) -> None:
 def _micro_batches(training: Training, task: TaskTraining, step: int) -> list[MicroBatch]:
     world = training.engine.world
     split = task.plan.split(step, world.rank, world.size, training.token_budget, training.padded)
-    epoch = task.plan.epoch(step)
-    return [assemble(task.spec, task.data, numbers, task.masking, epoch) for numbers in split.micro_batches]
+    return [
+        assemble(task.spec, task.data, numbers, task.masking, epochs)
+        for numbers, epochs in zip(split.micro_batches, split.epochs, strict=True)
+    ]
 
 
 def _step(

@@ -209,7 +209,7 @@ def find_finished(folder: Path, phase: str) -> tuple[Path, str]:
     """
     facts = read_json(folder / PHASE_FILE)
     if facts:
-        return Path(facts["checkpoint"]), f"phase:{facts['hash']}"
+        return folder / facts["checkpoint"], f"phase:{facts['hash']}"
     if (folder / MANIFEST).is_file():
         facts = read_json(folder / MANIFEST).get("facts", {})
         return folder, f"phase:{facts.get('hash', folder)}:{facts.get('step')}"

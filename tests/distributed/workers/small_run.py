@@ -189,7 +189,7 @@ def plain_losses(num_steps: int) -> list[float]:
         name, step_of_task = mixture.at(step)
         task = tasks[name]
         examples = task.plan.examples(step_of_task)
-        batch = assemble(task.spec, task.data, examples, task.masking, task.plan.epoch(step_of_task))
+        batch = assemble(task.spec, task.data, examples, task.masking, task.plan.epochs(step_of_task))
         loss = model(batch) / batch.num_targets
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), phase.gradient_clipping)

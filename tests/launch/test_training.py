@@ -1,0 +1,116 @@
+"""What the loop does beside learning: stops on numbers that are not finite, keeps the best weights, shows progress."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from runs import BIN, MICRO, TRAIN, start
+
+from xlt_scale.config import load_run
+from xlt_scale.engines.world import World, join_world
+from xlt_scale.errors import TrainingError
+from xlt_scale.training.run import run
+from xlt_scale.training.setup import read_json
+
+BASE = [
+    "engine.name=fsdp2",
+    "logging.tensorboard=false",
+    "logging.progress=none",
+    "logging.every=1",
+    "phases.pretrain.steps=2",
+    "phases.target.steps=2",
+    "phases.target-after-intermediate.steps=2",
+    "phases.target.evaluate_languages=['qen']",
+    "phases.target-after-intermediate.evaluate_languages=['qen', 'qea']",
+]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return join_world("cpu")
+
+
+def micro(folder: Path, cache: Path, *settings: str) -> None:
+    run(load_run(MICRO, [f"output={folder}", f"data.cache={cache}", *BASE, *settings]))
+
+
+def dev_rows(folder: Path, phase: str) -> dict[int, float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["dev_accuracy"] for row in rows if row["phase"] == phase and "dev_accuracy" in row}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(world: World, tmp_path: Path, cache: Path) -> None:
+    settings = ("phases.intermediate.steps=20", "phases.intermediate.learning_rate=1e30", "logging.every=5")
+    with pytest.raises(TrainingError, match=r"phase 'intermediate': the (loss|gradient norm) of step \d+ is (nan|inf)"):
+        micro(tmp_path, cache, *settings)
+    assert not (tmp_path / "phases" / "intermediate" / "phase.json").exists(), "nothing unusable is taken for a result"
+
+
+def test_the_best_weights_on_the_dev_set_are_kept(world: World, tmp_path: Path, cache: Path) -> None:
+    # At this rate training is unstable, so that the last score is not the best one.
+    settings = (
+        "phases.intermediate.steps=24",
+        "phases.intermediate.evaluate_every=4",
+        "phases.intermediate.keep=best",
+        "phases.intermediate.learning_rate=0.02",
+    )
+    micro(tmp_path, cache, *settings)
+    found = dev_rows(tmp_path, "intermediate")
+    assert list(found) == [4, 8, 12, 16, 20, 24]
+    first_best = max(found, key=lambda step: (found[step], -step))
+    kept = [folder.name for folder in (tmp_path / "phases" / "intermediate" / "checkpoints").iterdir()]
+    assert kept == [f"step-{first_best:08d}"]
+
+
+def test_without_asking_for_the_best_the_last_weights_are_kept(world: World, tmp_path: Path, cache: Path) -> None:
+    micro(tmp_path, cache, "phases.intermediate.steps=3")
+    facts = read_json(tmp_path / "phases" / "intermediate" / "phase.json")
+    assert facts["checkpoint"] == "checkpoints/step-00000003"
+    assert list(dev_rows(tmp_path, "intermediate")) == [3]
+
+
+def test_a_phase_without_a_task_only_scores_its_parent(world: World, tmp_path: Path, cache: Path) -> None:
+    run_file = tmp_path / "run.toml"
+    text = Path(MICRO).read_text()
+    run_file.write_text(text + '\n[[phases]]\nname = "look"\nparent = "pretrain"\nevaluate = ["micro-retrieval"]\n')
+    settings = [f"output={tmp_path / 'out'}", f"data.cache={cache}", *BASE, "phases.intermediate.steps=2"]
+    run(load_run(run_file, settings))
+    facts = read_json(tmp_path / "out" / "phases" / "look" / "phase.json")
+    assert facts["checkpoint"] == "../pretrain/checkpoints/step-00000002"
+    scores = read_json(tmp_path / "out" / "phases" / "look" / "scores.json")["scores"]
+    assert set(scores["micro-retrieval"]) == {"qea", "qeb", "qfa", "qfb", "qga", "qgb", "qha"}
+
+
+def test_new_heads_are_said_and_encoders_named(
+    world: World, tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    micro(tmp_path, cache, "phases.intermediate.steps=2", "logging.progress=plain")
+    said = capfd.readouterr().err
+    assert "phase pretrain: fresh weights of seed 1" in said
+    assert "phase intermediate: encoder of pretrain, new head: micro-nli" in said
+
+
+def test_a_terminal_gets_a_live_bar(tmp_path: Path, cache: Path) -> None:
+    """On a pseudo-terminal, one process."""
+    settings = [
+        f"output={tmp_path}",
+        f"data.cache={cache}",
+        *BASE,
+        "logging.progress=auto",
+        "phases.intermediate.steps=2",
+    ]
+    command = " ".join([str(BIN / "python"), TRAIN, "--run", MICRO, *(f'--set "{setting}"' for setting in settings)])
+    ended = start(["script", "-qec", command, "/dev/null"], TERM="xterm", COLUMNS="120")
+    assert ended.code == 0, ended.output
+    assert re.search(r"intermediate .*2/2 .*loss \d", ended.output)
+    assert "tokens/s" in ended.output and "GiB" in ended.output
+
+
+def test_losses_do_not_depend_on_whether_progress_is_shown(world: World, tmp_path: Path, cache: Path) -> None:
+    losses = []
+    for style in ("none", "plain"):
+        micro(tmp_path / style, cache, "phases.intermediate.steps=2", f"logging.progress={style}")
+        rows = [json.loads(line) for line in (tmp_path / style / "metrics.jsonl").read_text().splitlines()]
+        losses.append([row["loss"] for row in rows if "loss" in row])
+    assert losses[0] == losses[1]
