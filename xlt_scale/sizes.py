@@ -78,7 +78,7 @@ def _micro(name: str, hidden: int, heads: int) -> ModelSize:
     # Narrow tables need larger initial values and an output matrix of their own to learn in a minute
     # (docs/micro_benchmark.md).
     fields = {"initializer_range": 0.05, "tie_word_embeddings": False}
-    return ModelSize(name, "xlm-roberta", 2, hidden, heads, 2 * hidden, 640, 130, further_fields=fields)
+    return ModelSize(name, "xlm-roberta", 2, hidden, heads, 2 * hidden, 640, 514, further_fields=fields)
 
 
 # Shapes of the published checkpoints (Conneau et al. 2020; Goyal et al. 2021, arXiv 2105.00572); the last two are ours,

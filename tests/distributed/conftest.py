@@ -25,6 +25,7 @@ class SmallRuns:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._broken = ""
 
     @cached_property
     def one(self) -> Answers:
@@ -161,8 +162,14 @@ class SmallRuns:
         return {"deepspeed_config": str(path)}
 
     def _run(self, world_size: int, actions: dict[str, Any]) -> Answers:
+        if self._broken:
+            pytest.fail(f"an earlier process group failed: {self._broken}")
         folder = self._folder / f"ranks-{world_size}-{len(list(self._folder.iterdir()))}"
-        ranks = launch("actions", world_size, actions, folder)
+        try:
+            ranks = launch("actions", world_size, actions, folder)
+        except AssertionError as error:
+            self._broken = str(error).splitlines()[0]
+            raise
         return {name: [answer[name] for answer in ranks.answers] for name in actions}
 
 

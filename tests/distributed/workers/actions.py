@@ -3,6 +3,7 @@
 Each action is an object with 'do' (a function below) and its arguments; the answer has what it returned under its name.
 """
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,9 @@ def work(world: World, job: dict[str, dict[str, Any]]) -> dict[str, Any]:
     answers = {}
     for name, action in job.items():
         arguments = dict(action)
+        started = time.perf_counter()
         answers[name] = ACTIONS[arguments.pop("do")](world, **arguments)
+        print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
     return answers
 
 

@@ -90,12 +90,13 @@ class LopsidedPlan(BatchPlan):
     """Gives rank 0 all examples but one, an example per micro-batch: the others fill up with spare ones."""
 
     def split(self, step: int, rank: int, world_size: int, token_budget: int, padded: bool = False) -> StepPlan:
-        examples = self.examples(step)
+        examples, epochs = self.examples(step), self.epochs(step)
         if world_size == 1:
-            return StepPlan([examples])
-        shares = [examples[:-1], examples[-1:]] + [examples[:0]] * (world_size - 2)
-        spare = [examples[:0]] * (len(shares[0]) - len(shares[rank]))
-        return StepPlan([*shares[rank][:, None], *spare])
+            return StepPlan([examples], [epochs])
+        count = len(examples) - 1
+        mine = {0: np.arange(count), 1: np.array([count])}.get(rank, np.arange(0))
+        places = [mine[number : number + 1] for number in range(count)]
+        return StepPlan([examples[place] for place in places], [epochs[place] for place in places])
 
 
 def make_tasks(phase: PhaseOptions, plan_class: Callable[..., BatchPlan] = BatchPlan) -> dict[str, TaskTraining]:
