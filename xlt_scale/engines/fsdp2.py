@@ -84,7 +84,7 @@ class Fsdp2Engine(Engine):
     def read_parameter(self, name: str) -> Tensor:
         return _local(self._parameters[name])
 
-    def load_parameters(self, source: WeightSource) -> None:
+    def _fill(self, source: WeightSource) -> None:
         if isinstance(self._model, FSDPModule):
             # A forward pass without a backward one, as in evaluation, leaves the outermost group gathered: the next one would
             # compute with those old values.

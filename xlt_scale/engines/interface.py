@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xlt_scale.config import EngineOptions, PhaseOptions
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.world import World
+from xlt_scale.errors import UserError
 from xlt_scale.modeling.encoder import EncoderPlan
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import ParameterSpec
@@ -92,9 +93,24 @@ class Engine(ABC):
     def read_parameter(self, name: str) -> Tensor:
         """This rank's range of the fp32 master parameter, a 1-D tensor; do not write into it."""
 
-    @abstractmethod
     def load_parameters(self, source: WeightSource) -> None:
-        """Fill every parameter, each rank its own ranges. Collective."""
+        """Fill every parameter, each rank its own ranges. Collective.
+
+        Raises:
+            UserError: a range cannot be read, on whichever rank; all ranks raise.
+        """
+        problem = ""
+        try:
+            self._fill(source)
+        except UserError as error:
+            problem = str(error)
+        problems = [text for text in self.world.gather(problem) if text]
+        if problems:
+            raise UserError(str(problems[0]))
+
+    @abstractmethod
+    def _fill(self, source: WeightSource) -> None:
+        """This rank's part of `load_parameters`. Its collectives are the same whether or not a range can be read."""
 
     @abstractmethod
     def train(self, mode: bool = True) -> None:

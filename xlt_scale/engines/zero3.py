@@ -74,23 +74,25 @@ class Zero3Engine(Engine):
         start, stop = self.parameter_range(name)
         return safe_get_local_fp32_param(self._parameters[name])[: stop - start]
 
-    def load_parameters(self, source: WeightSource) -> None:
+    def _fill(self, source: WeightSource) -> None:
         from deepspeed.utils import safe_set_local_fp32_param
 
         # Masters are set between DeepSpeed's own brackets around a checkpoint; the forward weights are then refreshed by
         # hand, since setting a master does not touch them.
         self._engine.optimizer.checkpoint_event_prologue()
-        for name, parameter in self._parameters.items():
-            start, stop = self.parameter_range(name)
-            values = torch.zeros(parameter.ds_tensor.numel())
-            if stop > start:
-                values[: stop - start] = source.read(name, start, stop)
-            if parameter.requires_grad:
-                safe_set_local_fp32_param(parameter, values.to(self.world.device))
-            else:
-                self._frozen[name] = values[: stop - start].clone()
-            parameter.ds_tensor.data.copy_(values)
-        self._engine.optimizer.checkpoint_event_epilogue()
+        try:
+            for name, parameter in self._parameters.items():
+                start, stop = self.parameter_range(name)
+                values = torch.zeros(parameter.ds_tensor.numel())
+                if stop > start:
+                    values[: stop - start] = source.read(name, start, stop)
+                if parameter.requires_grad:
+                    safe_set_local_fp32_param(parameter, values.to(self.world.device))
+                else:
+                    self._frozen[name] = values[: stop - start].clone()
+                parameter.ds_tensor.data.copy_(values)
+        finally:
+            self._engine.optimizer.checkpoint_event_epilogue()
 
     def train(self, mode: bool = True) -> None:
         self._engine.train(mode)

@@ -65,6 +65,10 @@ def main() -> None:
     Console(width=max(100, Console().width) if not sys.stdout.isatty() else None).print(
         *tables(cells, options, arguments.sizes), sep="\n"
     )
+    print(
+        "gain = with - without the intermediate task, whatever its sign. A few seeds of a laboratory world carry no\n"
+        "claim about it: compare the gains by seed (docs/micro_benchmark.md)."
+    )
 
 
 def _slots() -> list[dict[str, str]]:
@@ -171,10 +175,12 @@ def _gain_table(
 def _retrieval_table(
     phases: Sequence[str], scores: dict[tuple[str, int], Scores], sizes: Sequence[str], seeds: Sequence[int]
 ) -> Table:
-    table = Table(title="micro-retrieval: nearest translation, accuracy in percent", title_justify="left")
+    table = Table(
+        title=f"micro-retrieval after each phase: accuracy in percent, mean of {len(seeds)} seeds", title_justify="left"
+    )
     for name in ("size", "family", "languages"):
         table.add_column(name, no_wrap=True)
-    for name in ("chance", *(f"after {phase}" for phase in phases)):
+    for name in ("chance", *phases):
         table.add_column(name, justify="right", no_wrap=True)
     families = _families(scores, phases[0], "micro-retrieval", "qen")
     for size in sizes:
