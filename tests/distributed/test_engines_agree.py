@@ -82,12 +82,16 @@ def test_clipping_changes_the_run_and_recomputing_activations_does_not(engine: s
     assert relative_difference(small_runs.two[f"{engine} checkpointing"][0]["losses"], base) < TOLERANCE
 
 
-def test_in_bf16_both_start_from_the_same_fp32_weights_and_stay_together(small_runs: SmallRuns) -> None:
+def test_in_bf16_both_start_alike_and_stay_within_rounding_of_each_other(small_runs: SmallRuns) -> None:
+    """Forward passes are equal to the bit. Backward ones are not: the engines' hooks change the order in which PyTorch adds
+    up, in bf16, the gradients of a tensor that is used several times.
+    """
     zero3, fsdp2 = (small_runs.two[f"{name} bf16"][0] for name in ENGINES)
     fp32 = small_runs.two["fsdp2"][0]
     assert zero3["initial"] == fsdp2["initial"] == fp32["initial"]
-    assert zero3["losses"] == fsdp2["losses"]
-    assert TOLERANCE < relative_difference(zero3["losses"], fp32["losses"]) < 0.02
+    assert zero3["losses"][0] == fsdp2["losses"][0]
+    assert relative_difference(zero3["losses"], fsdp2["losses"]) < 2e-3
+    assert 1e-4 < relative_difference(fsdp2["losses"], fp32["losses"]) < 0.02
 
 
 def test_offloading_the_optimiser_changes_no_loss(small_runs: SmallRuns) -> None:

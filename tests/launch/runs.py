@@ -21,9 +21,9 @@ SHORT = [
     "phases.pretrain.steps=20",
     "phases.intermediate.steps=8",
     "phases.target.steps=8",
-    "phases.target-after-intermediate.steps=8",
+    "phases.target-after-nli.steps=8",
     "phases.target.evaluate_languages=['qen', 'qea']",
-    "phases.target-after-intermediate.evaluate_languages=['qen', 'qea']",
+    "phases.target-after-nli.evaluate_languages=['qen', 'qea']",
     "logging.every=1",
 ]
 

@@ -95,7 +95,7 @@ def test_a_changed_option_trains_that_phase_and_its_children_anew(
     assert again.code == 0, again.output
     assert "phase pretrain: finished before" in again.output and "phase target: finished before" in again.output
     assert "phase intermediate: micro-nli, 8 steps" in again.output
-    assert "phase target-after-intermediate: micro-valence, 8 steps" in again.output
+    assert "phase target-after-nli: micro-valence, 8 steps" in again.output
 
 
 def test_another_run_begins_where_a_phase_ended(

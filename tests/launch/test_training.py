@@ -20,9 +20,9 @@ BASE = [
     "logging.every=1",
     "phases.pretrain.steps=2",
     "phases.target.steps=2",
-    "phases.target-after-intermediate.steps=2",
+    "phases.target-after-nli.steps=2",
     "phases.target.evaluate_languages=['qen']",
-    "phases.target-after-intermediate.evaluate_languages=['qen', 'qea']",
+    "phases.target-after-nli.evaluate_languages=['qen', 'qea']",
 ]
 
 

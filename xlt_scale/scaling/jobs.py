@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 _POLL_SECONDS = 0.2
+_HEARTBEAT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,12 @@ def run_side_by_side(
 
     Args:
         slots: environment variables of each slot (which GPU it has, say); a job gets those of the slot it runs in.
-        report: gets one line when a job ends.
+        report: gets a line when a job ends, and now and then the last line of each running one.
     """
     waiting, failed = list(jobs), []
     free = list(range(len(slots)))
     running: list[_Running] = []
+    last_heartbeat = time.monotonic()
     try:
         while waiting or running:
             while waiting and free:
@@ -65,6 +67,10 @@ def run_side_by_side(
                 else:
                     failed.append(one.job)
                     report(f"[{done}/{len(jobs)}] {one.job.name}: FAILED, {_last_line(one.job.log)} ({one.job.log})")
+            if time.monotonic() - last_heartbeat > _HEARTBEAT_SECONDS:
+                last_heartbeat = time.monotonic()
+                for one in running:
+                    report(f"      {one.job.name}: {_last_line(one.job.log)}")
             time.sleep(_POLL_SECONDS)
     finally:
         for one in running:
@@ -89,4 +95,4 @@ def _start(job: Job, slot: int, slots: Sequence[Mapping[str, str]]) -> _Running:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "without a word"
+    return lines[-1] if lines else "no word yet"

@@ -73,9 +73,9 @@ def _task_table(task: str, scores: dict[str, dict[str, dict[str, float]]], basel
     table.add_column("family")
     table.add_column("chance", justify="right")
     for phase in scores:
-        table.add_column(phase, justify="right")
+        table.add_column(phase, justify="right", overflow="fold")
     for phase, base in gains:
-        table.add_column(f"gain of {phase}\nover {base}", justify="right")
+        table.add_column(f"gain of {phase} over {base}", justify="right", overflow="fold")
     for language in languages:
         values = {phase: found[language]["accuracy"] for phase, found in scores.items() if language in found}
         chance = next(found[language]["chance"] for found in scores.values() if language in found)

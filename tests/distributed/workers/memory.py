@@ -1,0 +1,58 @@
+"""Builds one engine for a model whose size is felt, and tells the peak of this process's memory at each stage, in MB."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+from small_run import make_plan, make_request, run_worker
+
+from xlt_scale.engines.build import build_engine
+from xlt_scale.engines.world import World
+from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.modeling.weights import FreshWeights
+
+
+def peak() -> float:
+    return _status("VmHWM")
+
+
+def _status(key: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def work(world: World, job: dict[str, Any]) -> dict[str, float]:
+    # A small model first: libraries are loaded, buffers allocated and compiled ops built by what is not measured.
+    small = build_engine(make_request(world, job["engine"]))
+    small.destroy()
+    del small
+    gc.collect()
+    heads = [HeadSpec("pairs", "classification", 3)]
+    request = make_request(world, job["engine"], plan=make_plan(**job["architecture"]), heads=heads)
+    stages = {"before": peak()}
+    if job["engine"]["name"] == "zero3":
+        import deepspeed
+
+        initialize = deepspeed.initialize
+
+        def measured(*arguments: Any, **named: Any) -> Any:
+            stages["constructed"] = peak()
+            return initialize(*arguments, **named)
+
+        deepspeed.initialize = measured
+    engine = build_engine(request)
+    stages["built"] = peak()
+    engine.load_parameters(FreshWeights(request.parameters, 1))
+    stages["loaded"] = peak()
+    stages["now"] = _status("VmRSS")
+    engine.destroy()
+    del engine
+    gc.collect()
+    stages["destroyed"] = _status("VmRSS")
+    stages["model"] = sum(4 * spec.numel for spec in request.parameters.values()) / 2**20
+    stages["largest"] = max(4 * spec.numel for spec in request.parameters.values()) / 2**20
+    return stages
+
+
+if __name__ == "__main__":
+    run_worker(work)
