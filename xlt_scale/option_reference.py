@@ -24,8 +24,8 @@ A run is one TOML file: which model, which engine, which data, and a list of pha
 the nearest valid name. `--set key.path=value` overrides a key (`--set phases.target.steps=100` addresses a phase by its
 name), and the resolved options are written to `run.toml` in the run's folder, every default spelled out.
 
-`[tasks.NAME]` changes fields of a catalogue task (its files, say) or declares a task of your own; `xlt-scale tasks NAME`
-shows the fields. Ready-made run files are in `launch/runs/`.
+`[tasks.NAME]` changes fields of a catalogue task (its files, say) or declares a task of your own; `xlt-scale tasks
+NAME` shows the fields. Ready-made run files are in `launch/runs/`.
 
 This page is written by `xlt-scale options`.
 """

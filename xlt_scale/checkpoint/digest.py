@@ -10,8 +10,9 @@ _CHUNK = 1 << 22
 def range_digest(values: Tensor, start: int) -> int:
     """The digest of elements [start, start + n) of a flattened fp32 tensor, as a signed 64-bit integer.
 
-    The sum over elements of (bit pattern x odd weight of the index), modulo 2^64. Digests of ranges that tile the tensor add up
-    (with wrap-around) to the digest of the tensor, whatever the ranges: so checkpoints written at any world size can be compared.
+    The sum over elements of (bit pattern x odd weight of the index), modulo 2^64. Digests of ranges that tile the
+    tensor add up (with wrap-around) to the digest of the tensor, whatever the ranges: so checkpoints written at any
+    world size can be compared.
     """
     total = torch.zeros((), dtype=torch.int64)
     for low in range(0, values.numel(), _CHUNK):

@@ -94,7 +94,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         table = json.loads((folder / MANIFEST).read_bytes())
         if table["format"] != FORMAT or table["version"] != FORMAT_VERSION:
-            raise UserError(f"{folder}: format version {table['version']} is not {FORMAT_VERSION}; use a matching release")
+            raise UserError(
+                f"{folder}: format version {table['version']} is not {FORMAT_VERSION}; use a matching release"
+            )
         tensors = {
             name: StoredTensor(tuple(entry["shape"]), tuple(StoredRange(**part) for part in entry["ranges"]))
             for name, entry in table["tensors"].items()

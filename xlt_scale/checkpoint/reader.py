@@ -19,8 +19,8 @@ class CheckpointWeights:
     """The fp32 parameters of a checkpoint as a `WeightSource`; only the elements asked for are read.
 
     Args:
-        parameters: what the model wants; an encoder parameter that is stored in another shape, is not stored, or is stored and
-            not wanted, is an error.
+        parameters: what the model wants; an encoder parameter that is stored in another shape, is not stored, or is
+            stored and not wanted, is an error.
 
     Raises:
         UserError: the checkpoint is missing, unfinished, broken, or of another architecture.
@@ -43,8 +43,8 @@ class CheckpointWeights:
         for key in self.manifest.tensors:
             if key.startswith("param/encoder.") and key.removeprefix("param/") not in parameters:
                 raise UserError(
-                    f"{folder}: the model has no {key.removeprefix('param/')}; the checkpoint is of another architecture: "
-                    "mend [model] or the parent"
+                    f"{folder}: the model has no {key.removeprefix('param/')}; "
+                    "the checkpoint is of another architecture: mend [model] or the parent"
                 )
 
     def has(self, name: str) -> bool:
@@ -53,7 +53,9 @@ class CheckpointWeights:
     def read(self, name: str, start: int, stop: int) -> Tensor:
         stored = self.manifest.tensors[f"param/{name}"]
         if stop > stored.numel:
-            raise UserError(f"{self.folder}: {name} has {stored.numel} elements, the model wants {stop}; mend the parent")
+            raise UserError(
+                f"{self.folder}: {name} has {stored.numel} elements, the model wants {stop}; mend the parent"
+            )
         values = torch.empty(stop - start)
         for part in stored.ranges:
             low, high = max(start, part.start), min(stop, part.stop)
@@ -87,4 +89,6 @@ def check_arrival(engine: Engine, weights: CheckpointWeights, names: list[str]) 
     """Every named parameter lies in the engine as it was stored, bit by bit, else a `UserError`. Collective."""
     for name, found in state_digests(engine, names).items():
         if found != weights.manifest.tensors[f"param/{name}"].digest:
-            raise UserError(f"{weights.folder}: {name} did not arrive as it was saved; the file is damaged: save it again")
+            raise UserError(
+                f"{weights.folder}: {name} did not arrive as it was saved; the file is damaged: save it again"
+            )

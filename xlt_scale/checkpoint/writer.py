@@ -20,8 +20,8 @@ def save_weights(
 ) -> None:
     """Save the fp32 master parameters to `folder`; collective.
 
-    Written to a temporary folder beside it, flushed to the disk and renamed, so that a folder with a COMPLETE file is whole. What
-    an earlier run left under that name is replaced.
+    Written to a temporary folder beside it, flushed to the disk and renamed, so that a folder with a COMPLETE file is
+    whole. What an earlier run left under that name is replaced.
 
     Raises:
         UserError: the folder cannot be written, on whichever rank; all ranks raise.

@@ -16,8 +16,8 @@ DEFAULT_FILE = Path(__file__).resolve().parents[2] / "ds_configs" / "zero3.json"
 def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: str, world_size: int) -> dict[str, Any]:
     """The settings that DeepSpeed gets; the same on every rank.
 
-    DeepSpeed's own batch counts are set to one example per rank: the batch plan decides what a step is, and tells DeepSpeed
-    where each one ends.
+    DeepSpeed's own batch counts are set to one example per rank: the batch plan decides what a step is, and tells
+    DeepSpeed where each one ends.
 
     Raises:
         UserError: the file is missing, not JSON, or contradicts the run.
@@ -58,7 +58,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _without_auto(table: dict[str, Any]) -> dict[str, Any]:
     """The table without the values 'auto': they come from the run, or are the library's defaults."""
     return {
-        key: _without_auto(value) if isinstance(value, dict) else value for key, value in table.items() if value != "auto"
+        key: _without_auto(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value != "auto"
     }
 
 
@@ -66,7 +68,9 @@ def _refuse_contradictions(
     settings: dict[str, Any], path: Path, phase: PhaseOptions, precision: str, world_size: int
 ) -> None:
     def differ(key: str, theirs: object, run: str) -> UserError:
-        return UserError(f"{path}: {key} = {json.dumps(theirs)}, but the run has {run}; remove the key, or change the run")
+        return UserError(
+            f"{path}: {key} = {json.dumps(theirs)}, but the run has {run}; remove the key, or change the run"
+        )
 
     for key in ("optimizer", "scheduler"):
         if key in settings:

@@ -19,7 +19,8 @@ from xlt_scale.modeling.weights import WeightSource
 class Fsdp2Engine(Engine):
     """fp32 shards are the parameters themselves; bf16 copies are gathered layer by layer.
 
-    Built on the meta device, so that a rank allocates its shard only. One process with fp32 has nothing to shard and nothing to
+    Built on the meta device, so that a rank allocates its shard only. One process with fp32 has nothing to shard and
+    nothing to
     cast: there the wrapper is left out, which halves the time of a small model's step.
     """
 
@@ -86,8 +87,8 @@ class Fsdp2Engine(Engine):
 
     def _fill(self, source: WeightSource) -> None:
         if isinstance(self._model, FSDPModule):
-            # A forward pass without a backward one, as in evaluation, leaves the outermost group gathered: the next one would
-            # compute with those old values.
+            # A forward pass without a backward one, as in evaluation, leaves the outermost group gathered: the next one
+            # would compute with those old values.
             self._model.reshard()
         with torch.no_grad():
             for name, parameter in self._parameters.items():

@@ -39,9 +39,7 @@ class EngineRequest:
         return not (self.phase.freeze_embeddings and self.parameters[name].is_embedding)
 
 
-def named_groups(
-    request: EngineRequest, parameters: Mapping[str, nn.Parameter]
-) -> list[dict[str, object]]:
+def named_groups(request: EngineRequest, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, object]]:
     """Optimiser groups by name: weight decay on matrices, none on biases and norms. Frozen parameters are in none."""
     phase = request.phase
     groups: list[dict[str, object]] = []
@@ -83,7 +81,8 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, learning_rate: float) -> Tensor:
-        """Clip, update every trained parameter, clear gradients; the global gradient norm before clipping. Collective."""
+        """Clip, update every trained parameter, clear gradients; the global gradient norm before clipping.
+        Collective."""
 
     @abstractmethod
     def parameter_range(self, name: str) -> tuple[int, int]:
@@ -116,6 +115,7 @@ class Engine(ABC):
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off."""
 
+    @abstractmethod
     def destroy(self) -> None:
         """Free what the engine holds, so that the next phase's can be built."""
 

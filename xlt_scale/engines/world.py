@@ -63,7 +63,9 @@ def join_world(device: str = "auto", timeout: timedelta = timedelta(minutes=30))
     _describe_single_process()
     missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise UserError(f"RANK is set but {', '.join(missing)} is not; start with deepspeed, torchrun or accelerate launch")
+        raise UserError(
+            f"RANK is set but {', '.join(missing)} is not; start with deepspeed, torchrun or accelerate launch"
+        )
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     if use_cuda:

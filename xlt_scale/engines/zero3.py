@@ -20,7 +20,8 @@ from xlt_scale.modeling.weights import WeightSource
 
 
 class Zero3Engine(Engine):
-    """A partition of every parameter in the forward precision, and an fp32 master partition with the optimiser's states."""
+    """A partition of every parameter in the forward precision, and an fp32 master partition with the optimiser's
+    states."""
 
     def __init__(self, request: EngineRequest) -> None:
         deepspeed = _import_deepspeed(request.world.device.type)
@@ -77,8 +78,8 @@ class Zero3Engine(Engine):
     def _fill(self, source: WeightSource) -> None:
         from deepspeed.utils import safe_set_local_fp32_param
 
-        # Masters are set between DeepSpeed's own brackets around a checkpoint; the forward weights are then refreshed by
-        # hand, since setting a master does not touch them.
+        # Masters are set between DeepSpeed's own brackets around a checkpoint; the forward weights are then refreshed
+        # by hand, since setting a master does not touch them.
         self._engine.optimizer.checkpoint_event_prologue()
         try:
             for name, parameter in self._parameters.items():

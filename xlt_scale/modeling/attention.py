@@ -1,6 +1,7 @@
 """Unpadded attention, registered with `transformers`, so that its encoders run on real tokens only.
 
-All sequences of a micro-batch lie in one row; the encoder passes their boundaries down to this function as keyword arguments.
+All sequences of a micro-batch lie in one row; the encoder passes their boundaries down to this function as keyword
+arguments.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,8 @@ def sequence_runs(lengths: Sequence[int]) -> SequenceRuns:
 
 
 def sequence_arguments(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """What the encoder hands down to the attention function: boundaries in the names that flash kernels use, and the runs."""
+    """What the encoder hands down to the attention function: boundaries in the names that flash kernels use, and the
+    runs."""
     ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     if device.type == "cuda":
         ends = ends.pin_memory().to(device, non_blocking=True)
@@ -55,16 +57,20 @@ def unpadded_attention(
     """Attention in both directions within each sequence of the row.
 
     Args:
-        query, key, value: [1, heads, T, head size]; key and value may have fewer heads, each shared by several query heads.
-        sliding_window: tokens see others less than this many places away (the convention of `transformers`' modules, whose own
-            flash path takes one off as well); None = the whole sequence.
+        query, key, value: [1, heads, T, head size]; key and value may have fewer heads, each shared by several query
+            heads.
+        sliding_window: tokens see others less than this many places away (the convention of `transformers`' modules,
+            whose own flash path takes one off as well); None = the whole sequence.
 
     Returns:
         [1, T, heads, head size], and None for the attention weights.
 
-    The variable-length kernel knows no dropout on attention weights, so unpadded runs have none anywhere (`encoder.py` sets the
-    rate to 0, the same for every arm of a study).
+    The variable-length kernel knows no dropout on attention weights, so unpadded runs have none anywhere (`encoder.py`
+    sets the rate to 0, the same for every arm of a study).
     """
+    if key.shape[1] != query.shape[1]:
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     if _has_kernel(query):
         from torch.nn.attention.varlen import varlen_attn
 
@@ -79,12 +85,9 @@ def unpadded_attention(
             max_length_q,
             scale=scaling,
             window_size=(reach, reach),
-            **({"enable_gqa": True} if key.shape[1] != query.shape[1] else {}),
         )
+        assert isinstance(output, Tensor)
         return output.unsqueeze(0), None
-    if key.shape[1] != query.shape[1]:
-        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     outputs = []
     start = 0
     for count, length in sequence_runs:

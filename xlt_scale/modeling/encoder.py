@@ -140,8 +140,12 @@ def _load_config(options: ModelOptions) -> PretrainedConfig:
     fields |= options.architecture
     model_type = fields.pop("model_type", None)
     if model_type is None:
-        raise UserError("model.architecture needs model_type, the name of a Hugging Face configuration (xlm-roberta, ...)")
+        raise UserError(
+            "model.architecture needs model_type, the name of a Hugging Face configuration (xlm-roberta, ...)"
+        )
     try:
         return AutoConfig.for_model(model_type, **fields)
     except Exception as error:
-        raise UserError(f"model.architecture does not make a {model_type} model: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"model.architecture does not make a {model_type} model: {str(error).splitlines()[0]}"
+        ) from None

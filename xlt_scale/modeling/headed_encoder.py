@@ -38,14 +38,16 @@ class HeadedEncoder(nn.Module):
                 head.decoder.weight = self.encoder.get_input_embeddings().weight
 
     def checkpoint_activations(self) -> None:
-        """Keep only the inputs of the encoder's layers in the forward pass, and compute the rest again in the backward pass.
+        """Keep only the inputs of the encoder's layers in the forward pass, and compute the rest again in the backward
+        pass.
 
         Raises:
             UserError: the encoder's code cannot do that.
         """
         if not self.encoder.supports_gradient_checkpointing:
             raise UserError(
-                f"engine.activation_checkpointing = true, but {self.plan.config.model_type} cannot do that; set it to false"
+                f"engine.activation_checkpointing = true, but {self.plan.config.model_type} cannot do that; "
+                "set it to false"
             )
         arguments = {"use_reentrant": False}
         if hasattr(self.encoder, "activation_checkpointing_enable"):
@@ -126,9 +128,13 @@ def _first_token(batch: MicroBatch, head: str) -> MicroBatch:
 
 def _build_head(spec: HeadSpec, plan: EncoderPlan) -> nn.Module:
     if spec.kind == "masked_language_modeling":
-        epsilon = getattr(plan.config, "layer_norm_eps", None) or getattr(plan.config, "norm_eps", 1e-5)
+        epsilon = _first_set(plan, ("layer_norm_eps", "norm_eps"), 1e-5)
         return MaskedLanguageModelingHead(plan.hidden_size, plan.config.vocab_size, epsilon)
-    dropout = getattr(plan.config, "classifier_dropout", None)
-    if dropout is None:
-        dropout = getattr(plan.config, "hidden_dropout_prob", 0.0)
+    dropout = _first_set(plan, ("classifier_dropout", "hidden_dropout_prob"), 0.0)
     return HEADS[spec.kind](spec, plan.hidden_size, dropout)
+
+
+def _first_set(plan: EncoderPlan, names: Sequence[str], default: float) -> float:
+    """The first of these fields that the configuration sets; families call them by different names."""
+    values = [getattr(plan.config, name, None) for name in names]
+    return next((float(value) for value in values if value is not None), default)

@@ -1,9 +1,10 @@
 """Heads of the task formats. All read real tokens in one row, whether the encoder ran unpadded or padded.
 
-Each head has two duties: the summed loss over the targets of a micro-batch, and predictions. The loop divides the sum by the
-number of targets of the whole global batch.
+Each head has two duties: the summed loss over the targets of a micro-batch, and predictions. The loop divides the sum
+by the number of targets of the whole global batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,20 @@ def mean_of_sequences(hidden: Tensor, batch: MicroBatch) -> Tensor:
     return sums / lengths.to(hidden.dtype)[:, None]
 
 
-class ClassificationHead(nn.Module):
+class Head(nn.Module):
+    """What all heads have: from scores [targets, classes] to the summed loss and to predictions."""
+
+    def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
+        """Cross-entropy in fp32, summed over the batch's targets: a scalar."""
+        assert batch.labels is not None
+        return cross_entropy(scores.float(), batch.labels, reduction="sum")
+
+    def predictions(self, scores: Tensor, batch: MicroBatch) -> Tensor:
+        """The class of each target, int64 [targets]."""
+        return scores.argmax(-1)
+
+
+class ClassificationHead(Head):
     """A sentence or sentence pair gets one class: dense, tanh, projection, as RoBERTa's (Liu et al. 2019)."""
 
     def __init__(self, spec: HeadSpec, hidden_size: int, dropout: float) -> None:
@@ -57,15 +71,8 @@ class ClassificationHead(nn.Module):
         pooled = torch.tanh(self.dense(self.dropout(pooled)))
         return self.out_proj(self.dropout(pooled))
 
-    def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        return cross_entropy(scores.float(), batch.labels, reduction="sum")
 
-    def predictions(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        """The class of each example, int64 [examples]."""
-        return scores.argmax(-1)
-
-
-class MultipleChoiceHead(nn.Module):
+class MultipleChoiceHead(Head):
     """One sequence per choice, a score from its first token, softmax over the choices of an example."""
 
     def __init__(self, spec: HeadSpec, hidden_size: int, dropout: float) -> None:
@@ -78,15 +85,8 @@ class MultipleChoiceHead(nn.Module):
         first = hidden[sequence_starts(batch, hidden.device)]
         return self.score(self.dropout(first)).view(-1, batch.num_choices)
 
-    def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        return cross_entropy(scores.float(), batch.labels, reduction="sum")
 
-    def predictions(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        """The choice of each example, int64 [examples]."""
-        return scores.argmax(-1)
-
-
-class SpanHead(nn.Module):
+class SpanHead(Head):
     """Start and end scores for every token; softmax over the tokens of a sequence (Devlin et al. 2019, 4.2)."""
 
     def __init__(self, spec: HeadSpec, hidden_size: int, dropout: float) -> None:
@@ -115,7 +115,7 @@ class SpanHead(nn.Module):
         return torch.stack([best // scores.shape[1], best % scores.shape[1]], dim=-1)
 
 
-class TaggingHead(nn.Module):
+class TaggingHead(Head):
     """A class for each labelled token (the first sub-word of a word)."""
 
     def __init__(self, spec: HeadSpec, hidden_size: int, dropout: float) -> None:
@@ -127,15 +127,8 @@ class TaggingHead(nn.Module):
         """[T, hidden size] -> scores [targets, labels]."""
         return self.classifier(self.dropout(hidden[batch.label_positions]))
 
-    def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        return cross_entropy(scores.float(), batch.labels, reduction="sum")
 
-    def predictions(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        """The tag of each labelled token, int64 [targets]."""
-        return scores.argmax(-1)
-
-
-class MaskedLanguageModelingHead(nn.Module):
+class MaskedLanguageModelingHead(Head):
     """Dense, GELU, layer norm, and the word embeddings as output matrix (Liu et al. 2019), at masked positions only.
 
     With 250k words and 512 tokens a sequence, scores at all positions would be the largest tensor of the whole step.
@@ -151,15 +144,8 @@ class MaskedLanguageModelingHead(nn.Module):
         """[T, hidden size] -> scores [targets, vocabulary]."""
         return self.decoder(self.layer_norm(gelu(self.dense(hidden[batch.label_positions]))))
 
-    def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        return cross_entropy(scores.float(), batch.labels, reduction="sum")
 
-    def predictions(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        """The word at each masked position, int64 [targets]."""
-        return scores.argmax(-1)
-
-
-HEADS: dict[TaskKind, type[nn.Module]] = {
+HEADS: dict[TaskKind, Callable[[HeadSpec, int, float], Head]] = {
     "classification": ClassificationHead,
     "multiple_choice": MultipleChoiceHead,
     "span": SpanHead,

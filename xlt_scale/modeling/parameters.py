@@ -1,4 +1,5 @@
-"""What the parameters of a model are called, how large they are and how fresh ones are drawn: known before any is allocated."""
+"""What the parameters of a model are called, how large they are and how fresh ones are drawn: known before any is
+allocated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,8 +45,8 @@ class ParameterSpec:
 def describe_parameters(plan: EncoderPlan, heads: Sequence[HeadSpec]) -> dict[str, ParameterSpec]:
     """Every parameter of the model by name, shared ones once, in the model's order. Allocates none of them.
 
-    Fresh weights follow BERT's rule (Devlin et al. 2019, appendix A.2): matrices and tables normal with the configuration's
-    `initializer_range`, norms one, biases zero, padding rows zero.
+    Fresh weights follow BERT's rule (Devlin et al. 2019, appendix A.2): matrices and tables normal with the
+    configuration's `initializer_range`, norms one, biases zero, padding rows zero.
 
     Raises:
         UserError: a parameter belongs to a module that the rule does not know.
@@ -54,7 +55,7 @@ def describe_parameters(plan: EncoderPlan, heads: Sequence[HeadSpec]) -> dict[st
         model = HeadedEncoder(plan, heads)
     model.tie()
     deviation = getattr(plan.config, "initializer_range", 0.02)
-    owners = {name: module for name, module in model.named_modules()}
+    owners = dict(model.named_modules())
     specs: dict[str, ParameterSpec] = {}
     for name, parameter in model.named_parameters():
         owner_name, _, leaf = name.rpartition(".")
@@ -72,5 +73,6 @@ def _spec(name: str, leaf: str, shape: tuple[int, ...], owner: nn.Module, deviat
     if len(shape) > 1:
         return ParameterSpec(shape, "normal", deviation)
     raise UserError(
-        f"no rule says how to draw parameter {name} of a {type(owner).__name__}; start from pre-trained weights (model.name)"
+        f"no rule says how to draw parameter {name} of a {type(owner).__name__}; "
+        "start from pre-trained weights (model.name)"
     )

@@ -1,6 +1,7 @@
 """Does an encoder give the same hidden states unpadded as padded? Asked at start-up, on a shrunken model of its class.
 
-An encoder may accept what the unpadded path hands it and ignore it (T5's additive position bias), or be off by one in a local
+An encoder may accept what the unpadded path hands it and ignore it (T5's additive position bias), or be off by one in a
+local
 window: nothing crashes, only the results are wrong. So the unpadded path is used only where this check passes.
 """
 
@@ -33,8 +34,8 @@ class UnpaddedCheck:
 def check_unpadded(config: PretrainedConfig) -> UnpaddedCheck:
     """Compare padded and unpadded hidden states of a small random model of the configuration's class (CPU, fp32).
 
-    Position numbers start at 0 in most families and at padding_idx + 1 in the RoBERTa family; both are tried. Every rank does it
-    alike, without communication; the global random state is left as it was.
+    Position numbers start at 0 in most families and at padding_idx + 1 in the RoBERTa family; both are tried. Every
+    rank does it alike, without communication; the global random state is left as it was.
     """
     attention.register()
     try:

@@ -1,7 +1,7 @@
 """Where weights come from: fresh draws, Hugging Face files, or both. Any rank can ask for any range of any parameter.
 
-All engines fill their parameters through `WeightSource.read`, a flat range at a time, so that no rank ever holds more than its
-own shard, and the same values arrive whatever the engine and the world size.
+All engines fill their parameters through `WeightSource.read`, a flat range at a time, so that no rank ever holds more
+than its own shard, and the same values arrive whatever the engine and the world size.
 """
 
 import json
@@ -79,8 +79,8 @@ class FirstOf:
 class PretrainedWeights:
     """The weights in a folder of Hugging Face files: safetensors, or PyTorch `.bin` read without unpickling code.
 
-    Only the rows that a range touches are read. The encoder's names carry the family's prefix in files of a model with a head
-    ('roberta.') and none in files of the bare encoder; old files call norm weights gamma and beta.
+    Only the rows that a range touches are read. The encoder's names carry the family's prefix in files of a model with
+    a head ('roberta.') and none in files of the bare encoder; old files call norm weights gamma and beta.
 
     Raises:
         UserError: no weight files, an encoder weight is missing, or a shape differs.
@@ -162,7 +162,8 @@ def _weight_files(folder: Path) -> dict[str, str]:
 
 
 def _open_file(path: Path, device: str = "cpu") -> Any:
-    """An open safetensors file, or the tensors of a PyTorch file, mapped rather than read where its format allows that."""
+    """An open safetensors file, or the tensors of a PyTorch file, mapped rather than read where its format allows
+    that."""
     try:
         if path.suffix == ".safetensors":
             return safe_open(path, framework="pt")
