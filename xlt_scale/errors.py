@@ -34,6 +34,12 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     return f"{len(names)} names are valid"
 
 
+def reason(error: BaseException) -> str:
+    """What an exception of a library says, in one line; its kind when it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def run_as_program(main: Callable[[], None]) -> None:
     """Run `main` and end the process with the exit code that fits what happened.
 

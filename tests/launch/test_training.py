@@ -114,3 +114,57 @@ def test_losses_do_not_depend_on_whether_progress_is_shown(world: World, tmp_pat
         rows = [json.loads(line) for line in (tmp_path / style / "metrics.jsonl").read_text().splitlines()]
         losses.append([row["loss"] for row in rows if "loss" in row])
     assert losses[0] == losses[1]
+
+
+FAMILIES = {
+    "modernbert": "hidden_size=32 num_hidden_layers=4 num_attention_heads=2 intermediate_size=48",
+    "bert": "hidden_size=32 num_hidden_layers=2 num_attention_heads=2 intermediate_size=48",
+    "xlnet": "d_model=32 n_layer=2 n_head=2 d_inner=48",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families_train_too(
+    family: str, world: World, tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sizes = dict(pair.split("=") for pair in FAMILIES[family].split())
+    fields = {key: int(value) for key, value in sizes.items()} | {"model_type": family, "vocab_size": 640}
+    fields |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+    run_file = tmp_path / "run.toml"
+    run_file.write_text(Path(MICRO).read_text().replace('size = "micro-small"', ""))
+    architecture = [f"model.architecture.{key}={json.dumps(value)}" for key, value in fields.items()]
+    settings = [f"output={tmp_path / 'out'}", f"data.cache={cache}", *BASE, *architecture]
+    run(load_run(run_file, [*settings, "phases.intermediate.steps=2", "logging.progress=plain"]))
+    said = capfd.readouterr().err
+    assert ("padded attention" in said) and ("unpadded attention" in said) == (family != "xlnet")
+
+
+def test_a_pre_trained_folder_is_continued(
+    world: World, tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With its tokenizer and its language-modelling head: the first loss is that of the folder's own model."""
+    import torch
+    from transformers import AutoTokenizer, XLMRobertaConfig, XLMRobertaForMaskedLM
+
+    from xlt_scale.config import DataOptions
+    from xlt_scale.data.prepare import micro_world_folder
+
+    tokenizer = AutoTokenizer.from_pretrained(micro_world_folder(DataOptions(cache=str(cache))) / "tokenizer")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    config = XLMRobertaConfig(vocab_size=len(tokenizer), max_position_embeddings=130, type_vocab_size=1, **sizes)
+    torch.manual_seed(7)
+    model = XLMRobertaForMaskedLM(config)
+    with torch.no_grad():
+        # A head that can only say one word: its loss is far from that of fresh weights.
+        model.lm_head.bias[5] = 40.0
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    run_file = tmp_path / "run.toml"
+    text = Path(MICRO).read_text().replace('size = "micro-small"', f'name = "{tmp_path / "model"}"')
+    run_file.write_text(text.replace('tokenizer = "micro"', ""))
+    settings = [f"output={tmp_path / 'out'}", f"data.cache={cache}", *BASE, "phases.intermediate.steps=2"]
+    run(load_run(run_file, [*settings, "logging.progress=plain"]))
+    said = capfd.readouterr().err
+    assert f"phase pretrain: encoder of {tmp_path / 'model'}\n" in said, "no new head: the folder's own is used"
+    first = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] > 30

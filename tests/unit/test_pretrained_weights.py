@@ -14,7 +14,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, PreTrainedModel
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.encoder import EncoderPlan
 from xlt_scale.modeling.parameters import describe_parameters
-from xlt_scale.modeling.weights import PretrainedWeights, pretrained_folder
+from xlt_scale.modeling.pretrained import content_of_weight_files, pretrained_folder
+from xlt_scale.modeling.weights import PretrainedWeights
 
 Save = Callable[[PreTrainedModel, Path], None]
 
@@ -103,7 +104,9 @@ def test_of_a_model_that_also_decodes_the_encoder_arrives(tmp_path: Path) -> Non
     assert_equal(encoder_part(read_all(tmp_path, plan)), expected)
 
 
-@pytest.mark.parametrize(("family", "head"), [("xlm-roberta", "lm_head"), ("xlm-roberta-xl", "lm_head"), ("bert", "cls")])
+@pytest.mark.parametrize(
+    ("family", "head"), [("xlm-roberta", "lm_head"), ("xlm-roberta-xl", "lm_head"), ("bert", "cls")]
+)
 def test_a_masked_lm_head_in_the_files_arrives(family: str, head: str, tmp_path: Path) -> None:
     plan = plan_for(family)
     source = AutoModelForMaskedLM.from_config(plan.config)
@@ -112,7 +115,9 @@ def test_a_masked_lm_head_in_the_files_arrives(family: str, head: str, tmp_path:
     save_safetensors(source, tmp_path)
     found = {name: value for name, value in read_all(tmp_path, plan).items() if name.startswith("heads.")}
     bert = source.cls.predictions if head == "cls" else None
-    dense, norm = (bert.transform.dense, bert.transform.LayerNorm) if bert else (source.lm_head.dense, source.lm_head.layer_norm)
+    dense, norm = (
+        (bert.transform.dense, bert.transform.LayerNorm) if bert else (source.lm_head.dense, source.lm_head.layer_norm)
+    )
     expected = {
         "heads.mlm.dense.weight": dense.weight,
         "heads.mlm.dense.bias": dense.bias,
@@ -237,3 +242,12 @@ def test_a_name_that_cannot_be_fetched_is_an_error_with_the_mend(monkeypatch: py
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"model.name = 'nobody/nothing' cannot be fetched: .*; give a folder"):
         pretrained_folder("nobody/nothing", "")
+
+
+def test_weight_files_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    for folder, value in ((first, 1.0), (second, 1.0), (third, 1.5)):
+        folder.mkdir()
+        save_file({"weight": torch.full((300_000,), value)}, folder / "model.safetensors")
+    assert content_of_weight_files(first) == content_of_weight_files(second)
+    assert content_of_weight_files(first) != content_of_weight_files(third)

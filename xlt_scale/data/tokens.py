@@ -175,6 +175,8 @@ def _tokenize_joined(texts: Sequence[str], tokenizer: Any, max_length: int) -> T
                 current = current + piece + closing
     if current:
         sequences.append(opening + current)
+    if not sequences:
+        raise UserError(f"the tokenizer finds no tokens in {len(texts)} texts; is it one for their languages?")
     lengths = [len(sequence) for sequence in sequences]
     return TokenizedData.from_arrays(
         np.fromiter((i for sequence in sequences for i in sequence), dtype=np.int32),

@@ -1,5 +1,6 @@
 """The FSDP2 engine: PyTorch's `fully_shard`, one group per encoder layer and one for the rest."""
 
+import gc
 from typing import Any
 
 import accelerate
@@ -101,6 +102,7 @@ class Fsdp2Engine(Engine):
 
     def destroy(self) -> None:
         del self._model, self._optimizer, self._parameters
+        gc.collect()  # hooks and modules hold each other
 
 
 def _local(parameter: nn.Parameter) -> Tensor:

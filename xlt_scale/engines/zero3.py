@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gc
 import io
 import logging
 import warnings
@@ -99,8 +100,13 @@ class Zero3Engine(Engine):
         self._engine.train(mode)
 
     def destroy(self) -> None:
+        from deepspeed.runtime.zero import parameter_offload
+
         self._engine.destroy()
         del self._engine, self._optimizer, self._parameters, self._frozen
+        # DeepSpeed keeps the modules of its last forward pass in a list of its own, and with them all of the engine.
+        getattr(parameter_offload, "FWD_MODULE_STACK", []).clear()
+        gc.collect()
 
 
 def _check_settings(deepspeed: Any, settings: dict[str, Any], file: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from xlt_scale.config import ModelOptions
-from xlt_scale.errors import UserError
+from xlt_scale.errors import UserError, reason
 from xlt_scale.modeling import attention
 from xlt_scale.modeling.family import encoder_class
 from xlt_scale.modeling.self_check import check_unpadded
@@ -133,7 +133,7 @@ def _load_config(options: ModelOptions) -> PretrainedConfig:
             return AutoConfig.from_pretrained(options.name, revision=options.revision or None)
         except Exception as error:  # the library raises many kinds for "not there" and "no network"
             raise UserError(
-                f"model.name = {options.name!r} cannot be loaded: {str(error).splitlines()[0]}; "
+                f"model.name = {options.name!r} cannot be loaded: {reason(error)}; "
                 "give a folder with config.json, or a hub name on a machine with a network"
             ) from None
     fields = find_size(options.size).architecture() if options.size else {}
@@ -146,6 +146,4 @@ def _load_config(options: ModelOptions) -> PretrainedConfig:
     try:
         return AutoConfig.for_model(model_type, **fields)
     except Exception as error:
-        raise UserError(
-            f"model.architecture does not make a {model_type} model: {str(error).splitlines()[0]}"
-        ) from None
+        raise UserError(f"model.architecture does not make a {model_type} model: {reason(error)}") from None

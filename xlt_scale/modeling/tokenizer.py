@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from xlt_scale.errors import UserError
+from xlt_scale.errors import UserError, reason
 
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _TRAINER_VERSION = 1
@@ -25,7 +25,7 @@ def load_tokenizer(name: str, revision: str = "") -> Any:
         return AutoTokenizer.from_pretrained(name, revision=revision or None)
     except Exception as error:  # the library raises many kinds for "not there" and "no network"
         raise UserError(
-            f"model.tokenizer = {name!r} cannot be loaded: {str(error).splitlines()[0]}; "
+            f"model.tokenizer = {name!r} cannot be loaded: {reason(error)}; "
             "give a folder with tokenizer.json, or a hub name on a machine with a network"
         ) from None
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from xlt_scale.data.counter_random import generator
-from xlt_scale.errors import UserError
+from xlt_scale.errors import UserError, reason
 from xlt_scale.modeling.parameters import ParameterSpec
 
 _BLOCK = 1 << 16
@@ -169,24 +169,4 @@ def _open_file(path: Path, device: str = "cpu") -> Any:
             return safe_open(path, framework="pt")
         return torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # absent, torn, or a pickle of more than tensors: each library has its own kinds
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{path} cannot be read ({reason}); fetch it again, or give it as safetensors") from None
-
-
-def pretrained_folder(name: str, revision: str) -> Path:
-    """The local folder of a pre-trained model: itself, or the hub's snapshot (fetched when there is a network).
-
-    Called on every rank; the hub library locks its cache, so the ranks of a node fetch once.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub import snapshot_download
-
-    try:
-        patterns = ["*.json", "*.safetensors", "tokenizer*", "sentencepiece*", "*.model", "pytorch_model*.bin"]
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except Exception as error:  # the library raises many kinds for "not there" and "no network"
-        raise UserError(
-            f"model.name = {name!r} cannot be fetched: {str(error).splitlines()[0]}; "
-            "give a folder, or fetch it first on a machine with a network"
-        ) from None
+        raise UserError(f"{path} cannot be read ({reason(error)}); fetch it again, or give it as safetensors") from None

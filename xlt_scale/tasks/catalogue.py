@@ -26,7 +26,7 @@ def load_catalogue(overrides: Mapping[str, Mapping[str, Any]] | None = None) -> 
             tables |= tomllib.loads(file.read_text(encoding="utf-8"))
     for name, table in (overrides or {}).items():
         tables[name] = {**tables.get(name, {}), **table}
-    return {name: validate(TaskSpec, {"name": name, **table}, f"task {name!r}") for name, table in tables.items()}
+    return {name: validate(TaskSpec, {**table, "name": name}, f"task {name!r}") for name, table in tables.items()}
 
 
 def find_task(catalogue: Mapping[str, TaskSpec], name: str) -> TaskSpec:

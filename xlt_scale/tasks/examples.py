@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from xlt_scale.errors import UserError, nearest
+from xlt_scale.errors import UserError, nearest, reason
 from xlt_scale.tasks.readers import Row, read_rows
 from xlt_scale.tasks.spec import FileLayout, HubLayout, Split, TaskSpec
 
@@ -187,8 +187,7 @@ def _load_hub_dataset(name: str, config: str, revision: str):  # type: ignore[no
     try:
         return datasets.load_dataset(name, config or None, revision=revision or None)
     except Exception as error:  # the library raises many kinds for "not there" and "no network"
-        reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"hub dataset {name!r}{f' ({config})' if config else ''} cannot be loaded: {reason}; "
+            f"hub dataset {name!r}{f' ({config})' if config else ''} cannot be loaded: {reason(error)}; "
             "put its published files under data.root, or fetch it on a machine with a network"
         ) from None

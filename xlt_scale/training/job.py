@@ -14,7 +14,7 @@ from xlt_scale.engines.interface import EngineRequest
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import ParameterSpec, describe_parameters
-from xlt_scale.modeling.weights import pretrained_folder
+from xlt_scale.modeling.pretrained import pretrained_folder
 from xlt_scale.tasks.spec import TaskSpec
 from xlt_scale.training.identity import phase_hash
 from xlt_scale.training.loop import TaskTraining

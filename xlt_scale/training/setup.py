@@ -1,7 +1,6 @@
 """Everything that is fixed before the first step, and every check that can be made before it."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from xlt_scale.errors import UserError
 from xlt_scale.evaluation.score import plan_scoring
 from xlt_scale.modeling.encoder import EncoderPlan, plan_encoder
 from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.modeling.pretrained import content_of_weight_files
 from xlt_scale.modeling.tokenizer import load_tokenizer, trained_tokenizer
 from xlt_scale.tasks.catalogue import find_task, load_catalogue
 from xlt_scale.tasks.examples import DataSource, available_languages, load_examples
@@ -188,14 +188,8 @@ def origin_name(options: RunOptions, pretrained: Path | None, seed: int) -> str:
     """What the first phase starts from, for its hash: fresh weights by seed, or pre-trained files by their content."""
     if pretrained is None:
         return f"fresh:{seed}"
-    sizes = {
-        path.name: os.path.getsize(path) for path in sorted(pretrained.iterdir()) if path.suffix in _WEIGHT_SUFFIXES
-    }
-    index = [json.loads(path.read_text()) for path in sorted(pretrained.glob("*.index.json"))]
-    return f"pretrained:{options.model.name}@{options.model.revision or pretrained.name}:{sizes}:{len(index)}"
+    return f"pretrained:{content_of_weight_files(pretrained)}"
 
-
-_WEIGHT_SUFFIXES = (".safetensors", ".bin")
 
 PHASE_FILE = "phase.json"
 
