@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from xlt_scale.data.tokens import TokenizedData, concatenate, special_frame, tokenize
@@ -149,6 +149,7 @@ def test_a_long_line_is_spread_over_sequences(tokenizer: Any) -> None:
     max_length=st.integers(3, 40),
 )
 def test_joining_loses_and_doubles_no_token(tokenizer: Any, texts: list[str], max_length: int) -> None:
+    assume(any(texts))
     data = tokenize(Examples(texts), tokenizer, max_length, join_lines=True)
     found = sequences(data)
     assert [i for sequence in found for i in sequence if i not in (BOS, EOS)] == [
@@ -156,6 +157,11 @@ def test_joining_loses_and_doubles_no_token(tokenizer: Any, texts: list[str], ma
     ]
     assert all(len(sequence) <= max_length for sequence in found)
     assert all(sequence[0] == BOS and sequence[-1] == EOS and len(sequence) > 2 for sequence in found)
+
+
+def test_text_without_a_single_token_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(UserError, match="the tokenizer finds no tokens in 2 texts"):
+        tokenize(Examples(["", ""]), tokenizer, 16, join_lines=True)
 
 
 def test_joined_sequences_are_nearly_full(tokenizer: Any) -> None:
@@ -315,7 +321,7 @@ def test_of_two_processes_at_once_one_builds_and_both_have_the_same(tokenizer: A
         outputs.append(output.split())
     assert sorted(len(output) for output in outputs) == [1, 2]  # only one says that it built
     assert outputs[0][-1] == outputs[1][-1]
-    assert [path.suffix for path in sorted((tmp_path / "cache" / "tokens").iterdir())] == [".lock", ".safetensors"]
+    assert [path.suffix for path in sorted((tmp_path / "cache" / "tokens").iterdir())] == [".safetensors", ".lock"]
 
 
 # Several data sets as one

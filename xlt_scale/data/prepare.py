@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xlt_scale.config import DataOptions
+from xlt_scale.data.build_once import build_folder_once
 from xlt_scale.data.tokens import TokenizedData, concatenate, tokenize
 from xlt_scale.errors import UserError
 from xlt_scale.tasks.examples import DataSource, Examples, available_languages, load_examples
@@ -38,22 +39,10 @@ def data_source(options: DataOptions, uses_micro: bool) -> DataSource:
 
 def micro_world_folder(options: DataOptions) -> Path:
     """The files of the micro benchmark's world, written when not there yet; safe for many processes at once."""
-    import fcntl
-
     from xlt_scale.micro import GENERATOR_VERSION, write_micro_world
 
     folder = cache_folder(options) / "micro" / f"world-{options.micro_world}-v{GENERATOR_VERSION}"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.exists():
-                temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-                write_micro_world(temporary, options.micro_world)
-                os.replace(temporary, folder)
-    except OSError as error:
-        raise UserError(f"{folder.parent}: {error.strerror}; set data.cache to a folder that can be written") from None
-    return folder
+    return build_folder_once(folder, lambda temporary: write_micro_world(temporary, options.micro_world))
 
 
 @dataclass(frozen=True)

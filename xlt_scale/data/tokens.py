@@ -1,6 +1,5 @@
 """Tokenised examples as flat arrays, cached on disk by content."""
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -13,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from xlt_scale.data.build_once import build_lock
 from xlt_scale.errors import UserError
 from xlt_scale.tasks.examples import Examples
 
@@ -105,21 +105,14 @@ def tokenize(
         return _tokenize(examples, tokenizer, max_length, join_lines, token_types)
     key = _content_key(examples, tokenizer, max_length, join_lines, token_types)
     path = cache / "tokens" / f"{key}.safetensors"
-    try:
-        data = _load(path)
-        if data is not None:
-            return data
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    data = _load(path)
+    if data is None:
+        with build_lock(path):
             data = _load(path)
             if data is None:
                 data = _tokenize(examples, tokenizer, max_length, join_lines, token_types)
                 _save(data, path)
-            return data
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"{path.parent}: {reason}; set data.cache to a folder that can be written") from None
+    return data
 
 
 def _tokenize(

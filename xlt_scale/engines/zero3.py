@@ -6,6 +6,7 @@ import gc
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -100,13 +101,30 @@ class Zero3Engine(Engine):
         self._engine.train(mode)
 
     def destroy(self) -> None:
-        from deepspeed.runtime.zero import parameter_offload
-
+        # Lists and caches in DeepSpeed's modules go on holding an engine's objects. So its memory is taken from them, or the
+        # next phase would find it full.
+        parameters = [(parameter, vars(parameter)) for parameter in self._parameters.values()]
+        held = [vars(self._engine.optimizer), self._optimizer.state, parameters]
         self._engine.destroy()
+        for tensor in _tensors_in(held):
+            if tensor.untyped_storage().resizable():
+                tensor.untyped_storage().resize_(0)
         del self._engine, self._optimizer, self._parameters, self._frozen
-        # DeepSpeed keeps the modules of its last forward pass in a list of its own, and with them all of the engine.
-        getattr(parameter_offload, "FWD_MODULE_STACK", []).clear()
         gc.collect()
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples and dictionaries, keys included, with their gradients."""
+    if isinstance(value, Tensor):
+        yield value
+        if value.is_leaf and value.grad is not None:
+            yield value.grad
+    elif isinstance(value, dict):
+        for item in value.items():
+            yield from _tensors_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors_in(item)
 
 
 def _check_settings(deepspeed: Any, settings: dict[str, Any], file: str) -> None:

@@ -1,14 +1,13 @@
 """The tokenizer of a run: from the hub, a folder, the micro benchmark, or trained on the run's own text."""
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from xlt_scale.data.build_once import build_folder_once
 from xlt_scale.errors import UserError, reason
 
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -40,17 +39,7 @@ def trained_tokenizer(texts: Iterable[str], vocab_size: int, cache: Path) -> Pat
     for line in lines:
         digest.update(line.encode() + b"\n")
     folder = cache / "tokenizers" / digest.hexdigest()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(folder.with_name(f"{folder.name}.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.exists():
-                temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-                _train(lines, vocab_size).save_pretrained(temporary)
-                os.replace(temporary, folder)
-    except OSError as error:
-        raise UserError(f"{folder.parent}: {error.strerror}; set data.cache to a folder that can be written") from None
-    return folder
+    return build_folder_once(folder, lambda temporary: _train(lines, vocab_size).save_pretrained(temporary))
 
 
 def _train(lines: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
