@@ -1,5 +1,6 @@
 """Starts the ranks of a worker program as real processes, and ends every one of them whatever happens."""
 
+import contextlib
 import json
 import os
 import signal
@@ -7,36 +8,27 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 WORKERS = Path(__file__).parent / "workers"
 REPOSITORY = Path(__file__).parents[2]
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """What the ranks of a worker left behind, in rank order.
-
-    Attributes:
-        answers: what each rank wrote to its answer file; None where it wrote nothing.
-        exit_codes: negative when a signal ended the process.
-        outputs: what each rank printed.
-    """
-
-    answers: list[Any]
-    exit_codes: list[int]
-    outputs: list[str]
-
-
 def launch(
-    worker: str, world_size: int, job: object, folder: Path, seconds: float = 200.0, must_succeed: bool = True
-) -> Ranks:
-    """Run `workers/<worker>.py` on `world_size` ranks and wait for them.
+    worker: str,
+    world_size: int,
+    job: object,
+    folder: Path,
+    seconds: float = 200.0,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> list[Any]:
+    """Run `workers/<worker>.py` on `world_size` ranks; what each rank answered, in rank order.
 
-    A worker is called with the path of its job and the path for its answer, both JSON. As soon as one rank fails, or the time
-    is up, all are killed.
+    A worker is called with the path of its job and the path for its answer, both JSON. Soon after one rank fails, or
+    when the time is up, all are killed, and the test fails with what each of them printed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job))
@@ -49,17 +41,22 @@ def launch(
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+        **environment,
     }
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(world_size):
-            command = [sys.executable, str(WORKERS / f"{worker}.py"), str(folder / "job.json"), str(_answer(folder, rank))]
+            command = [
+                sys.executable,
+                str(WORKERS / f"{worker}.py"),
+                str(folder / "job.json"),
+                str(_answer(folder, rank)),
+            ]
             with _output(folder, rank).open("wb") as output:
-                environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 processes.append(
                     subprocess.Popen(
                         command,
-                        env=environment,
+                        env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,
@@ -71,13 +68,12 @@ def launch(
         for process in processes:
             _kill(process)
     outputs = [_output(folder, rank).read_text(errors="replace") for rank in range(world_size)]
-    answers = [_read(_answer(folder, rank)) for rank in range(world_size)]
     exit_codes = [process.returncode for process in processes]
-    if not in_time or (must_succeed and any(exit_codes)):
+    if any(exit_codes):
         what = f"failed with {exit_codes}" if in_time else f"was not done after {seconds:g} seconds"
         tails = "\n".join(f"--- rank {rank}\n{text[-4000:]}" for rank, text in enumerate(outputs))
         raise AssertionError(f"worker {worker} at {world_size} ranks {what}\n{tails}")
-    return Ranks(answers, exit_codes, outputs)
+    return [json.loads(_answer(folder, rank).read_text()) for rank in range(world_size)]
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> bool:
@@ -96,10 +92,8 @@ def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> bool:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a rank with all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -115,7 +109,3 @@ def _answer(folder: Path, rank: int) -> Path:
 
 def _output(folder: Path, rank: int) -> Path:
     return folder / f"output-{rank}.txt"
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else None

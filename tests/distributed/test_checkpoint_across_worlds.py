@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from agreement import relative_difference
-from conftest import ENGINES, SmallRuns
+from small_runs import ENGINES, SmallRuns
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("small_runs")]
 

@@ -40,7 +40,7 @@ PAIRS = HeadSpec("pairs", "classification", num_labels=3)
 
 
 def plan_for(family: str, attention: str = "auto", **fields: Any) -> EncoderPlan:
-    """With `initializer_range` ten times the usual one attention is far from uniform, and mistakes in it are visible."""
+    """With ten times the usual `initializer_range`, attention is far from uniform, and mistakes in it are visible."""
     architecture = {"model_type": family} | FAMILIES[family] | fields
     options = ModelOptions(
         architecture=architecture, tokenizer="micro", max_length=128, dropout=0.0, attention=attention

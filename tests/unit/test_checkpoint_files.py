@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from xlt_scale.engines.fsdp2 import Fsdp2Engine
 from xlt_scale.engines.interface import Engine, EngineRequest
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
+from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import describe_parameters
 from xlt_scale.modeling.weights import FreshWeights
 
@@ -173,7 +175,9 @@ def test_an_empty_folder_holds_no_checkpoint(tmp_path: Path) -> None:
     assert "holds no checkpoint" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\udcff"], ids=["empty", "torn", "list", "no_keys", "no_text"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", "\udcff"], ids=["empty", "torn", "list", "no_keys", "no_text"]
+)
 def test_a_broken_manifest_is_refused(content: str, checkpoint: Path) -> None:
     (checkpoint / MANIFEST).write_bytes(content.encode(errors="surrogateescape"))
     assert f"{checkpoint / MANIFEST} is broken" in refusal(checkpoint)
@@ -213,7 +217,9 @@ def test_a_range_that_is_stored_twice_is_refused(checkpoint: Path) -> None:
     ],
     ids=lambda value: "" if isinstance(value, str) else next(iter(value)),
 )
-def test_a_checkpoint_of_another_architecture_is_refused(fields: dict[str, int], complaint: str, checkpoint: Path) -> None:
+def test_a_checkpoint_of_another_architecture_is_refused(
+    fields: dict[str, int], complaint: str, checkpoint: Path
+) -> None:
     parameters = describe_parameters(plan_for("xlm-roberta", **fields), HEADS)
     message = refusal(checkpoint, parameters)
     assert complaint in message
@@ -225,8 +231,6 @@ def test_a_head_that_the_model_lacks_is_no_obstacle(checkpoint: Path) -> None:
 
 
 def test_a_head_that_the_checkpoint_lacks_is_left_to_another_source(checkpoint: Path) -> None:
-    from xlt_scale.modeling.heads import HeadSpec
-
     parameters = describe_parameters(plan_for("xlm-roberta"), [HeadSpec("new", "classification", 2)])
     weights = CheckpointWeights(checkpoint, parameters)
     assert not weights.has("heads.new.dense.weight")
@@ -246,7 +250,7 @@ values = torch.randn(3000, generator=torch.Generator().manual_seed(0))
 def test_digests_of_ranges_add_up_to_that_of_the_whole(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), 3000]
     total = 0
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         total = add_digests(total, range_digest(values[low:high], low))
     assert total == range_digest(values, 0)
 

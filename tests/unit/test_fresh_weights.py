@@ -1,5 +1,7 @@
 """Fresh weights: element i of a parameter depends on the seed, the name and i alone, however the parameter is cut."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -23,7 +25,7 @@ WHOLE = SOURCE.read("table", 0, ROWS * WIDTH)
 @given(cuts=st.lists(st.integers(0, ROWS * WIDTH), max_size=5))
 def test_ranges_are_those_of_the_whole_whatever_the_cuts(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), ROWS * WIDTH]
-    parts = [SOURCE.read("table", low, high) for low, high in zip(edges, edges[1:], strict=False)]
+    parts = [SOURCE.read("table", low, high) for low, high in pairwise(edges)]
     assert torch.equal(torch.cat(parts), WHOLE)
 
 

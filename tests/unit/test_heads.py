@@ -158,7 +158,9 @@ def test_heads_that_a_step_does_not_train_get_a_zero_gradient(head: HeadSpec) ->
         trained = not name.startswith("heads.") or name.startswith(f"heads.{head.name}.")
         if not trained:
             assert _largest_gradient(model, name) == 0.0, name
-    assert any(_largest_gradient(model, name) > 0 for name, _ in model.heads[head.name].named_parameters(f"heads.{head.name}"))
+    assert any(
+        _largest_gradient(model, name) > 0 for name, _ in model.heads[head.name].named_parameters(f"heads.{head.name}")
+    )
 
 
 def test_no_other_head_changes_the_gradients_of_a_step() -> None:

@@ -64,7 +64,9 @@ def test_losses_and_all_gradients_are_equal(
     packed, padded = models
     if checkpointing:
         packed.checkpoint_activations()
-    layers = [module.gradient_checkpointing for module in packed.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = [
+        module.gradient_checkpointing for module in packed.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
     assert layers == [checkpointing] * packed.plan.num_layers
     batch = batch_for(packed, head)
     loss, gradients = loss_and_gradients(packed.train(), batch)
@@ -80,10 +82,9 @@ def test_losses_and_all_gradients_are_equal(
 
 @pytest.mark.parametrize("layer", [0, 1, 4])
 def test_mean_pooled_embeddings_of_a_layer_are_equal(models: tuple[HeadedEncoder, HeadedEncoder], layer: int) -> None:
-    packed, padded = models
-    batch = batch_for(packed, "pairs")
+    batch = batch_for(models[0], "pairs")
     found, expected = (model(batch, mode="embedding", layer=layer) for model in models)
-    assert found.shape == (len(LENGTHS), packed.plan.hidden_size)
+    assert found.shape == (len(LENGTHS), models[0].plan.hidden_size)
     assert (found - expected).abs().max() < TOLERANCE
 
 
@@ -99,7 +100,8 @@ def test_a_sequence_does_not_see_its_neighbours(models: tuple[HeadedEncoder, Hea
 
 def test_the_local_window_bounds_what_modernbert_layers_see() -> None:
     """Without this the comparison of ModernBERT would say nothing about windows."""
-    packed = build(plan_for("modernbert", "unpadded", layer_types=["sliding_attention"] * 4, initializer_range=0.2), [PAIRS])
+    local = {"layer_types": ["sliding_attention"] * 4, "initializer_range": 0.2}
+    packed = build(plan_for("modernbert", "unpadded", **local), [PAIRS])
     batch = batch_for(packed, "pairs")
     before = hidden_states(packed, batch)
     batch.input_ids[0] = (batch.input_ids[0] + 1) % 80 + 5

@@ -1,4 +1,4 @@
-"""What is known about parameters before any is allocated: names, sizes, how fresh ones are drawn, what decays and freezes."""
+"""What is known of parameters before any is allocated: names, sizes, how new ones are drawn, which decay or freeze."""
 
 import resource
 

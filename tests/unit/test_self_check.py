@@ -151,7 +151,9 @@ def test_dropout_on_attention_weights_is_off_when_unpadded_and_stays_when_padded
     assert {plan.config.hidden_dropout_prob for plan in plans.values()} == {0.25}
 
 
-@pytest.mark.parametrize(("family", "field"), [("t5", "dropout_rate"), ("xlnet", "dropout"), ("bert", "hidden_dropout_prob")])
+@pytest.mark.parametrize(
+    ("family", "field"), [("t5", "dropout_rate"), ("xlnet", "dropout"), ("bert", "hidden_dropout_prob")]
+)
 def test_model_dropout_reaches_every_family(family: str, field: str) -> None:
     assert getattr(AutoConfig.for_model(family), field) > 0
     assert getattr(plan_for(family).config, field) == 0.0

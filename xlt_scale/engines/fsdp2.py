@@ -68,6 +68,10 @@ class Fsdp2Engine(Engine):
             group["lr"] = learning_rate
         clipping = self._request.phase.gradient_clipping or float("inf")
         trained = [parameter for parameter in self._parameters.values() if parameter.requires_grad]
+        for parameter in trained:
+            # Some encoders have parameters that no forward pass uses (XLNet). They decay all the same, as under ZeRO-3.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         norm = nn.utils.clip_grad_norm_(trained, clipping)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -112,8 +116,8 @@ def _local(parameter: nn.Parameter) -> Tensor:
 
 
 def encoder_layers(model: HeadedEncoder) -> nn.ModuleList:
-    """The encoder's stack of layers, found by its length."""
+    """The encoder's stack of layers, found by its length; empty where layers share their parameters (ALBERT)."""
     for module in model.encoder.modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.plan.num_layers:
             return module
-    raise AssertionError(f"{type(model.encoder).__name__} has no list of {model.plan.num_layers} layers")
+    return nn.ModuleList()

@@ -101,8 +101,8 @@ class Zero3Engine(Engine):
         self._engine.train(mode)
 
     def destroy(self) -> None:
-        # Lists and caches in DeepSpeed's modules go on holding an engine's objects. So its memory is taken from them, or the
-        # next phase would find it full.
+        # Lists and caches in DeepSpeed's modules go on holding an engine's objects. So the memory is taken from under
+        # them, or the next phase would find it full.
         parameters = [(parameter, vars(parameter)) for parameter in self._parameters.values()]
         held = [vars(self._engine.optimizer), self._optimizer.state, parameters]
         self._engine.destroy()
@@ -133,7 +133,7 @@ def _check_settings(deepspeed: Any, settings: dict[str, Any], file: str) -> None
         deepspeed.DeepSpeedConfig(copy.deepcopy(settings))
     except Exception as error:  # it answers with assertions, its own kinds and pydantic's
         reason = "; ".join(line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line)
-        raise UserError(f"{file or DEFAULT_FILE}: DeepSpeed refuses it: {reason}") from None
+        raise UserError(f"{file or DEFAULT_FILE}: DeepSpeed refuses it: {reason}; mend or remove the key") from None
 
 
 def _import_deepspeed(device: str) -> Any:

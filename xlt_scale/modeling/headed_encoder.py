@@ -10,7 +10,7 @@ from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.attention import sequence_arguments
 from xlt_scale.modeling.encoder import EncoderPlan, build_encoder
-from xlt_scale.modeling.heads import HEADS, HeadSpec, MaskedLanguageModelingHead, mean_of_sequences
+from xlt_scale.modeling.heads import HEADS, HeadSpec, MaskedLanguageModelingHead, mean_of_sequences, owners_of_tokens
 
 
 class HeadedEncoder(nn.Module):
@@ -109,9 +109,7 @@ class HeadedEncoder(nn.Module):
 
     def _places(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Row and column of each real token in the padded batch."""
-        lengths = torch.tensor(batch.lengths, device=batch.input_ids.device)
-        rows = torch.repeat_interleave(torch.arange(len(batch.lengths), device=batch.input_ids.device), lengths)
-        return rows, batch.positions
+        return owners_of_tokens(batch, batch.input_ids.device), batch.positions
 
 
 def _first_token(batch: MicroBatch, head: str) -> MicroBatch:
@@ -129,7 +127,8 @@ def _first_token(batch: MicroBatch, head: str) -> MicroBatch:
 def _build_head(spec: HeadSpec, plan: EncoderPlan) -> nn.Module:
     if spec.kind == "masked_language_modeling":
         epsilon = _first_set(plan, ("layer_norm_eps", "norm_eps"), 1e-5)
-        return MaskedLanguageModelingHead(plan.hidden_size, plan.config.vocab_size, epsilon)
+        embedding_size = getattr(plan.config, "embedding_size", None)
+        return MaskedLanguageModelingHead(plan.hidden_size, plan.config.vocab_size, epsilon, embedding_size)
     dropout = _first_set(plan, ("classifier_dropout", "hidden_dropout_prob"), 0.0)
     return HEADS[spec.kind](spec, plan.hidden_size, dropout)
 

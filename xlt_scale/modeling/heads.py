@@ -31,12 +31,23 @@ def sequence_starts(batch: MicroBatch, device: torch.device) -> Tensor:
     return (lengths.cumsum(0) - lengths).to(device, non_blocking=True)
 
 
+def owners_of_tokens(batch: MicroBatch, device: torch.device) -> Tensor:
+    """The number of the sequence that each token of the row belongs to, int64 [T]."""
+    lengths = torch.tensor(batch.lengths, device=device)
+    sequences = torch.arange(len(batch.lengths), device=device)
+    # With the size given, a GPU need not be asked for it.
+    return torch.repeat_interleave(sequences, lengths, output_size=batch.num_tokens)
+
+
 def mean_of_sequences(hidden: Tensor, batch: MicroBatch) -> Tensor:
-    """Mean over each sequence's tokens, special tokens included: [T, hidden size] -> [sequences, hidden size]."""
+    """Mean over each sequence's tokens, special tokens included: [T, hidden size] -> [sequences, hidden size].
+
+    Summed in fp32: in bf16 the sum of a hundred tokens would lose most of each.
+    """
+    sums = torch.zeros(len(batch.lengths), hidden.shape[-1], device=hidden.device)
+    sums = sums.index_add(0, owners_of_tokens(batch, hidden.device), hidden.float())
     lengths = torch.tensor(batch.lengths, device=hidden.device)
-    owner = torch.repeat_interleave(torch.arange(len(batch.lengths), device=hidden.device), lengths)
-    sums = hidden.new_zeros(len(batch.lengths), hidden.shape[-1]).index_add(0, owner, hidden)
-    return sums / lengths.to(hidden.dtype)[:, None]
+    return (sums / lengths[:, None]).to(hidden.dtype)
 
 
 class Head(nn.Module):
@@ -97,9 +108,7 @@ class SpanHead(Head):
         """[T, hidden size] -> start and end scores [sequences, longest, 2], -inf behind a sequence's end."""
         scores = self.qa_outputs(hidden)
         dense = scores.new_full((len(batch.lengths), max(batch.lengths), 2), float("-inf"))
-        lengths = torch.tensor(batch.lengths, device=hidden.device)
-        owner = torch.repeat_interleave(torch.arange(len(batch.lengths), device=hidden.device), lengths)
-        return dense.index_put((owner, batch.positions), scores)
+        return dense.index_put((owners_of_tokens(batch, hidden.device), batch.positions), scores)
 
     def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
         assert batch.labels is not None
@@ -134,11 +143,15 @@ class MaskedLanguageModelingHead(Head):
     With 250k words and 512 tokens a sequence, scores at all positions would be the largest tensor of the whole step.
     """
 
-    def __init__(self, hidden_size: int, vocab_size: int, norm_epsilon: float) -> None:
+    def __init__(
+        self, hidden_size: int, vocab_size: int, norm_epsilon: float, embedding_size: int | None = None
+    ) -> None:
+        """`embedding_size`: that of the word embeddings, where the encoder has narrower ones (ALBERT, ELECTRA)."""
         super().__init__()
-        self.dense = nn.Linear(hidden_size, hidden_size)
-        self.layer_norm = nn.LayerNorm(hidden_size, eps=norm_epsilon)
-        self.decoder = nn.Linear(hidden_size, vocab_size)
+        embedding_size = embedding_size or hidden_size
+        self.dense = nn.Linear(hidden_size, embedding_size)
+        self.layer_norm = nn.LayerNorm(embedding_size, eps=norm_epsilon)
+        self.decoder = nn.Linear(embedding_size, vocab_size)
 
     def forward(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """[T, hidden size] -> scores [targets, vocabulary]."""

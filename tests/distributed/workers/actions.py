@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from small_run import TASKS, digests, make_data, make_engine, make_request, run_loop, run_worker
+from small_run import FAMILIES, TASKS, digests, make_data, make_engine, make_plan, make_request, run_loop, run_worker
 
 from xlt_scale.checkpoint.reader import CheckpointWeights, check_arrival
 from xlt_scale.checkpoint.writer import save_weights
@@ -25,9 +25,10 @@ def train(
     steps: int = 20,
     lopsided: bool = False,
     save: str = "",
+    family: str = "",
 ) -> dict[str, Any]:
     """Losses, gradient norms and weights of a run; the weights are saved when a folder is given."""
-    request = make_request(world, engine, phase)
+    request = make_request(world, engine, phase, make_plan(FAMILIES[family]) if family else None)
     built = make_engine(request)
     initial = digests(built, request)
     rows = run_loop(built, request, steps, lopsided)

@@ -1,10 +1,12 @@
-"""Builds one engine for a model whose size is felt, and tells the peak of this process's memory at each stage, in MB."""
+"""Builds one engine for a model whose size is felt, and tells this process's memory at each stage, in MB.
 
-import gc
+Peaks so far, but after 'destroyed', which is what is still there then.
+"""
+
 from pathlib import Path
 from typing import Any
 
-from small_run import make_plan, make_request, run_worker
+from small_run import ARCHITECTURE, make_plan, make_request, run_loop, run_worker
 
 from xlt_scale.engines.build import build_engine
 from xlt_scale.engines.world import World
@@ -26,9 +28,9 @@ def work(world: World, job: dict[str, Any]) -> dict[str, float]:
     small = build_engine(make_request(world, job["engine"]))
     small.destroy()
     del small
-    gc.collect()
     heads = [HeadSpec("pairs", "classification", 3)]
-    request = make_request(world, job["engine"], plan=make_plan(**job["architecture"]), heads=heads)
+    plan = make_plan(ARCHITECTURE | job["architecture"])
+    request = make_request(world, job["engine"], {"mixture": {"pairs": 1.0}}, plan, heads)
     stages = {"before": peak()}
     if job["engine"]["name"] == "zero3":
         import deepspeed
@@ -41,13 +43,12 @@ def work(world: World, job: dict[str, Any]) -> dict[str, float]:
 
         deepspeed.initialize = measured
     engine = build_engine(request)
-    stages["built"] = peak()
+    stages.setdefault("constructed", peak())
     engine.load_parameters(FreshWeights(request.parameters, 1))
     stages["loaded"] = peak()
-    stages["now"] = _status("VmRSS")
+    run_loop(engine, request, num_steps=1)
     engine.destroy()
     del engine
-    gc.collect()
     stages["destroyed"] = _status("VmRSS")
     stages["model"] = sum(4 * spec.numel for spec in request.parameters.values()) / 2**20
     stages["largest"] = max(4 * spec.numel for spec in request.parameters.values()) / 2**20

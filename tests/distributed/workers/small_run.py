@@ -51,7 +51,7 @@ PHASE: dict[str, Any] = {
     "mixture": {"text": 1.0, "pairs": 1.0},
     "steps": 20,
     "batch_size": BATCH_SIZE,
-    "learning_rate": 1e-3,
+    "learning_rate": 3e-3,
     "schedule": "constant",  # so that a shorter run is the beginning of a longer one
     "warmup": 0.0,
     "weight_decay": 0.1,
@@ -59,9 +59,24 @@ PHASE: dict[str, Any] = {
 }
 
 
-def make_plan(**architecture: Any) -> EncoderPlan:
-    options = ModelOptions(architecture=ARCHITECTURE | architecture, tokenizer="micro", max_length=64, dropout=0.0)
-    return plan_encoder(options)
+# Encoders that differ where engines may stumble: other layer lists, parameters shared inside the encoder, parameters
+# that get no gradient, layers that share their parameters.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "xlm-roberta-xl": ARCHITECTURE | {"model_type": "xlm-roberta-xl"},
+    "modernbert": ARCHITECTURE
+    | {"model_type": "modernbert", "local_attention": 8, "bos_token_id": 0, "eos_token_id": 2}
+    | {"cls_token_id": 0, "sep_token_id": 2},
+    "t5": {"model_type": "t5", "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4}
+    | {"num_layers": 2},
+    "mt5": {"model_type": "mt5", "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4}
+    | {"num_layers": 2},
+    "xlnet": {"model_type": "xlnet", "vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
+    "albert": ARCHITECTURE | {"model_type": "albert", "embedding_size": 16},
+}
+
+
+def make_plan(architecture: dict[str, Any]) -> EncoderPlan:
+    return plan_encoder(ModelOptions(architecture=architecture, tokenizer="micro", max_length=64, dropout=0.0))
 
 
 def make_data(task: str) -> TokenizedData:
@@ -116,7 +131,7 @@ def make_request(
     plan: EncoderPlan | None = None,
     heads: Sequence[HeadSpec] = HEADS,
 ) -> EngineRequest:
-    plan = plan or make_plan()
+    plan = plan or make_plan(ARCHITECTURE)
     options = EngineOptions(**engine)
     return EngineRequest(
         world=world,
@@ -201,7 +216,7 @@ def plain_losses(num_steps: int) -> list[float]:
 
 
 def run_worker(work: Callable[[World, Any], Any]) -> None:
-    """Join the ranks, do the work of the job file, write its answer. A rank that fails ends with a traceback and code 1."""
+    """Join the ranks, do the work of the job file, write its answer. A rank that fails ends with a traceback."""
     job, answer = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     found = work(join_world("cpu"), job)
     temporary = answer.with_suffix(".unfinished")
