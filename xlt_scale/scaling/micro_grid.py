@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, metavar="FOLDER")
     parser.add_argument("--run", default=str(ROOT / "launch" / "runs" / "micro_grid.toml"), metavar="RUN.toml")
     parser.add_argument("--sizes", nargs="+", default=tuple(SIZES), metavar="SIZE")
-    parser.add_argument("--seeds", nargs="+", type=int, default=(1, 2), metavar="SEED")
+    parser.add_argument("--seeds", nargs="+", type=int, default=(1, 2, 3), metavar="SEED")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     arguments = parser.parse_args()
     cells = [
@@ -62,7 +62,7 @@ def main() -> None:
     failed = run_side_by_side(jobs, slots, lambda line: print(line, flush=True))
     if failed:
         raise TrainingError(f"{len(failed)} of {len(jobs)} runs failed; start again to repeat only those")
-    Console(width=max(100, Console().width) if not sys.stdout.isatty() else None).print(
+    Console(width=max(110, Console().width) if not sys.stdout.isatty() else None).print(
         *tables(cells, options, arguments.sizes), sep="\n"
     )
     print(
@@ -147,8 +147,9 @@ def _gain_table(
     table = Table(title=f"{task}: accuracy in percent, mean of {len(seeds)} seeds", title_justify="left")
     for name in ("size", "family", "languages"):
         table.add_column(name, no_wrap=True)
-    for name in ("chance", "without", "with", "gain", "gain by seed"):
+    for name in ("chance", "without", "with", "gain"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("gain by seed", justify="right")
     families = _families(scores, without, task, "qen")
     unseen = [language for languages in families.values() for language in languages if language != "qen"]
     for size in sizes:
