@@ -7,7 +7,7 @@ usage: bash launch/quickstart.sh [OUTPUT]
 
 Makes an environment (.venv) when there is none, then shows the main job on the machine as it is:
   1. one ZeRO-3 run of launch/runs/micro.toml, on two CPU processes or on all visible GPUs
-  2. the grid on the micro benchmark: two model sizes, with and without the intermediate task, three seeds,
+  2. the grid on the micro benchmark: two model sizes, with and without the intermediate task, two seeds,
      ending with the table of zero-shot scores and gains
 OUTPUT is the folder for all results; default runs/quickstart-<date and time>.
 Environment variables: see launch/environment.sh.
