@@ -82,6 +82,19 @@ def test_a_phase_without_a_task_only_scores_its_parent(world: World, tmp_path: P
     assert set(scores["micro-retrieval"]) == {"qea", "qeb", "qfa", "qfb", "qga", "qgb", "qha"}
 
 
+def test_scores_of_other_data_are_not_taken_over(world: World, tmp_path: Path, cache: Path) -> None:
+    """Without training nothing else in the phase's name knows of the data."""
+    head, _ = Path(MICRO).read_text().split("[[phases]]", 1)
+    run_file = tmp_path / "run.toml"
+    run_file.write_text(head + '[[phases]]\nname = "untrained"\nevaluate = ["micro-retrieval"]\n')
+    found = []
+    for world_seed in (1, 2):
+        settings = [f"output={tmp_path / 'out'}", f"data.cache={cache}", f"data.micro_world={world_seed}"]
+        run(load_run(run_file, [*settings, "engine.name=fsdp2", "logging.progress=none"]))
+        found.append(read_json(tmp_path / "out" / "phases" / "untrained" / "scores.json")["scores"])
+    assert found[0] != found[1]
+
+
 def test_new_heads_are_said_and_encoders_named(
     world: World, tmp_path: Path, cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

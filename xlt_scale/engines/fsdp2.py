@@ -21,8 +21,7 @@ class Fsdp2Engine(Engine):
     """fp32 shards are the parameters themselves; bf16 copies are gathered layer by layer.
 
     Built on the meta device, so that a rank allocates its shard only. One process with fp32 has nothing to shard and
-    nothing to
-    cast: there the wrapper is left out, which halves the time of a small model's step.
+    nothing to cast: there the wrapper is left out, which halves the time of a small model's step.
     """
 
     def __init__(self, request: EngineRequest) -> None:

@@ -81,8 +81,7 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, learning_rate: float) -> Tensor:
-        """Clip, update every trained parameter, clear gradients; the global gradient norm before clipping.
-        Collective."""
+        """Clip, update trained parameters, clear gradients; the global gradient norm before clipping. Collective."""
 
     @abstractmethod
     def parameter_range(self, name: str) -> tuple[int, int]:

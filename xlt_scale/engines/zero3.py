@@ -22,8 +22,7 @@ from xlt_scale.modeling.weights import WeightSource
 
 
 class Zero3Engine(Engine):
-    """A partition of every parameter in the forward precision, and an fp32 master partition with the optimiser's
-    states."""
+    """A partition of every parameter in the forward precision, and one in fp32 with the optimiser's states."""
 
     def __init__(self, request: EngineRequest) -> None:
         deepspeed = _import_deepspeed(request.world.device.type)

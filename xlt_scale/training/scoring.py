@@ -104,4 +104,8 @@ def _request(job: PhaseJob) -> dict[str, Any]:
         "tasks": {task: {"split": split, "languages": languages} for task, (split, languages) in plan.items()},
         "scorers": {task: SCORER_VERSIONS[job.setup.catalogue[task].kind] for task in plan},
         "retrieval_layer": _retrieval_layer(job),
+        # A phase without training has no data in its name; and scores are of the data, not of the weights alone.
+        "data": {generator: str(root) for generator, root in job.setup.preparer.source.roots.items()},
+        "data_source": job.setup.options.data.source,
+        "tokenizer": job.setup.options.model.tokenizer,
     }
