@@ -24,8 +24,7 @@ def sequence_runs(lengths: Sequence[int]) -> SequenceRuns:
 
 
 def sequence_arguments(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """What the encoder hands down to the attention function: boundaries in the names that flash kernels use, and the
-    runs."""
+    """What the encoder hands down to the attention: boundaries in the names that flash kernels use, and the runs."""
     ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
     if device.type == "cuda":
         ends = ends.pin_memory().to(device, non_blocking=True)

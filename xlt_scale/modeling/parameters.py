@@ -1,5 +1,4 @@
-"""What the parameters of a model are called, how large they are and how fresh ones are drawn: known before any is
-allocated."""
+"""What parameters are called, how large they are and how fresh ones are drawn: known before any is allocated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -162,8 +162,7 @@ def _weight_files(folder: Path) -> dict[str, str]:
 
 
 def _open_file(path: Path, device: str = "cpu") -> Any:
-    """An open safetensors file, or the tensors of a PyTorch file, mapped rather than read where its format allows
-    that."""
+    """An open safetensors file, or the tensors of a PyTorch file, mapped where its format allows that."""
     try:
         if path.suffix == ".safetensors":
             return safe_open(path, framework="pt")
