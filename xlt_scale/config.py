@@ -64,6 +64,12 @@ class EngineOptions(Options):
     )
     deepspeed_config: str = Field("", description="DeepSpeed JSON file; default ds_configs/zero3.json of the package")
     max_tokens_per_micro_batch: PositiveCount = Field(8192, description="token budget of one forward pass on one rank")
+    replicas: PositiveCount = Field(
+        1, description="fsdp2: hybrid sharding; so many groups of processes each hold the whole model"
+    )
+    repeatable: bool = Field(
+        False, description="only kernels that give the same bits every time, on one kind of machine; slower on GPUs"
+    )
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a GPU")
 
@@ -101,6 +107,9 @@ class PhaseOptions(Options):
     batch_size: PositiveCount = Field(32, description="examples per optimiser step, over all ranks together")
     seed: int | None = Field(None, description="overrides the run's seed in this phase")
 
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit: matrices' states in 8 bits (bitsandbytes); embeddings and norms keep 32"
+    )
     learning_rate: Positive = Field(1e-5)
     schedule: Literal["linear", "cosine", "constant"] = Field("linear")
     warmup: Share = Field(0.1, description="share of the steps over which the learning rate rises from 0")

@@ -1,97 +1,148 @@
 """Write a checkpoint: every rank its own ranges, the manifest and the COMPLETE marker last."""
 
 import os
+import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from torch import Tensor
 
-from xlt_scale.checkpoint.digest import range_digest
-from xlt_scale.checkpoint.manifest import COMPLETE, MANIFEST, Manifest, StoredRange, join_ranges
-from xlt_scale.engines.interface import Engine
+from xlt_scale.checkpoint.manifest import (
+    COMPLETE,
+    MANIFEST,
+    Manifest,
+    StoredFile,
+    StoredRange,
+    complete_marker,
+    join_ranges,
+)
+from xlt_scale.checkpoint.tensor_file import TensorFileWriter, TensorLayout, flush_to_disk
+from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
-from xlt_scale.modeling.parameters import ParameterSpec
+
+Shapes = Mapping[str, tuple[int, ...]]
+Ranges = Mapping[str, tuple[int, int]]
 
 
-def save_weights(
-    engine: Engine, parameters: Mapping[str, ParameterSpec], folder: Path, facts: Mapping[str, Any]
-) -> None:
-    """Save the fp32 master parameters to `folder`; collective.
+def write_checkpoint(
+    world: World,
+    folder: Path,
+    shapes: Shapes,
+    ranges: Ranges,
+    values: Iterable[tuple[str, Tensor]],
+    facts: Mapping[str, Any],
+) -> Manifest:
+    """Save to `folder`; collective over `world`. Holds one piece of one tensor at a time besides what `values` gives.
 
-    Written to a temporary folder beside it, flushed to the disk and renamed, so that a folder with a COMPLETE file is
-    whole. What an earlier run left under that name is replaced.
+    Written to a folder of another name beside it, flushed to the disk and renamed, so that a folder with a COMPLETE
+    file is whole. What lay under that name is replaced when the new one is complete.
+
+    Args:
+        shapes: original shape of every tensor by key; the same on every rank.
+        ranges: the elements [start, stop) of each flattened tensor that this rank writes; together they tile it.
+        values: (key, fp32 elements): the ranges' content, in any order of keys; a range may come in several pieces.
+        facts: what `Manifest.facts` will say; rank 0's are written.
 
     Raises:
-        UserError: the folder cannot be written, on whichever rank; all ranks raise.
+        UserError: the folder cannot be written, on whichever rank; all ranks raise, and what was there stays as it was.
     """
-    temporary = folder.with_name(f".{folder.name}.unfinished")
-    problem = ""
-    if engine.world.is_main:
-        problem = _attempt(lambda: _fresh_folder(temporary))
-    _raise_together(engine, folder, problem)
-
-    file = f"rank-{engine.world.rank:05d}.safetensors"
-    tensors, stored = {}, {}
-    for name in parameters:
-        start, stop = engine.parameter_range(name)
-        if stop > start:
-            key = f"param/{name}"
-            tensors[key] = engine.read_parameter(name).detach().cpu().contiguous().clone()
-            stored[key] = StoredRange(start, stop, file, range_digest(tensors[key], start))
-    problem = _attempt(lambda: _write_tensors(tensors, temporary / file))
-    _raise_together(engine, folder, problem)
-
-    everyones: list[Any] = engine.world.gather(stored)
-    if engine.world.is_main:
-        shapes = {f"param/{name}": spec.shape for name, spec in parameters.items()}
-        manifest = Manifest(join_ranges(shapes, everyones), dict(facts))
-        problem = _attempt(lambda: _finish(temporary, folder, manifest))
-    _raise_together(engine, folder, problem)
+    temporary = _agree(world, folder)
+    try:
+        file = f"rank-{world.rank:05d}.safetensors"
+        written, problem = _attempt(lambda: _write_ranges(temporary / file, ranges, values))
+        _raise_together(world, folder, problem)
+        assert written is not None
+        everyones: list[Any] = world.gather((file, *written))
+        if world.is_main:
+            files = {name: stored for name, stored, _ in everyones if stored is not None}
+            manifest = Manifest(join_ranges(shapes, [stored for _, _, stored in everyones]), files, dict(facts))
+            _, problem = _attempt(lambda: _finish(temporary, folder, manifest))
+        _raise_together(world, folder, problem)
+        return manifest if world.is_main else Manifest({}, {}, dict(facts))
+    finally:
+        # Only what failed is still there. Its space may be what the next save needs.
+        if world.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fresh_folder(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint so that no half of it is ever taken for one."""
+    doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.removed")
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
-def _write_tensors(tensors: dict[str, Any], path: Path) -> None:
-    save_file(tensors, path)
-    _flush(path)
+def remove_remains(folder: Path) -> None:
+    """Delete what interrupted saves and removals have left in a folder of checkpoints."""
+    for pattern in (".*.unfinished", ".*.removed"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _agree(world: World, folder: Path) -> Path:
+    """A new folder to write into, made by rank 0. Its name is never used again: ranks of a killed job that still write
+    do not write into this one.
+    """
+    temporary, problem = folder, ""
+    if world.is_main:
+        temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.unfinished")
+        _, problem = _attempt(lambda: temporary.mkdir(parents=True))
+    answers: list[Any] = world.gather((str(temporary), problem))
+    if answers[0][1]:
+        raise _error(folder, answers[0][1])
+    return Path(answers[0][0])
+
+
+def _write_ranges(
+    path: Path, ranges: Ranges, values: Iterable[tuple[str, Tensor]]
+) -> tuple[StoredFile | None, dict[str, StoredRange]]:
+    """This rank's file; none where it has nothing to write."""
+    held = {key: (start, stop) for key, (start, stop) in ranges.items() if stop > start}
+    if not held:
+        return None, {}
+    writer = TensorFileWriter(path, [TensorLayout(key, (stop - start,)) for key, (start, stop) in held.items()])
+    with writer:
+        for key, piece in values:
+            writer.write(key, piece)
+    stored = {
+        key: StoredRange(start, stop, path.name, writer.offsets[key], writer.checksum_of(key))
+        for key, (start, stop) in held.items()
+    }
+    return StoredFile(writer.num_bytes, writer.checksum()), stored
 
 
 def _finish(temporary: Path, folder: Path, manifest: Manifest) -> None:
-    (temporary / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    _flush(temporary / MANIFEST)
-    _flush(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
+    manifest.check_coverage(temporary)
+    text = manifest.to_json()
+    (temporary / MANIFEST).write_text(text, encoding="utf-8")
+    flush_to_disk(temporary / MANIFEST)
+    flush_to_disk(temporary)
+    if folder.exists():
+        remove_checkpoint(folder)
     os.replace(temporary, folder)
-    (folder / COMPLETE).write_text("")
-    _flush(folder / COMPLETE)
-    _flush(folder)
-    _flush(folder.parent)
+    (folder / COMPLETE).write_text(complete_marker(text))
+    flush_to_disk(folder / COMPLETE)
+    flush_to_disk(folder)
+    flush_to_disk(folder.parent)
 
 
-def _flush(path: Path) -> None:
-    """Make the kernel write a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _attempt(action: Callable[[], Any]) -> tuple[Any, str]:
+    """Run a write; its result and '', or None and the reason in the system's words."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return action(), ""
+    except OSError as error:
+        return None, error.strerror or str(error)
+    except Exception as error:  # of whatever kind: the other ranks wait for this one's answer
+        return None, f"{type(error).__name__}: {error}"
 
 
-def _attempt(action: Any) -> str:
-    """Run a write; '' when it went well, else the reason in the system's words."""
-    try:
-        action()
-    except Exception as error:  # safetensors wraps the system's errors in its own kinds
-        return getattr(error, "strerror", None) or str(error)
-    return ""
-
-
-def _raise_together(engine: Engine, folder: Path, problem: str) -> None:
-    problems = [text for text in engine.world.gather(problem) if text]
+def _raise_together(world: World, folder: Path, problem: str) -> None:
+    problems = [str(text) for text in world.gather(problem) if text]
     if problems:
-        raise UserError(f"{folder} cannot be saved: {problems[0]}; free space or choose another output folder")
+        raise _error(folder, problems[0])
+
+
+def _error(folder: Path, problem: str) -> UserError:
+    return UserError(f"{folder} cannot be saved: {problem}; free space or choose another output folder")

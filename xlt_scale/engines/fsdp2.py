@@ -1,20 +1,30 @@
 """The FSDP2 engine: PyTorch's `fully_shard`, one group per encoder layer and one for the rest."""
 
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import accelerate
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
-from xlt_scale.engines.interface import Engine, EngineRequest, adamw_arguments, named_groups
+from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
+from xlt_scale.engines.optimizer import (
+    Moments,
+    build_optimizer,
+    has_small_moments,
+    named_groups,
+    read_settings,
+    write_settings,
+)
+from xlt_scale.engines.replicas import OneReader
+from xlt_scale.errors import UserError
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
-from xlt_scale.modeling.weights import WeightSource
 
 
 class Fsdp2Engine(Engine):
@@ -34,19 +44,24 @@ class Fsdp2Engine(Engine):
             parameter.requires_grad_(request.is_trained(name))
         if request.options.activation_checkpointing:
             self._model.checkpoint_activations()
+        self._mesh: DeviceMesh | None = None
         if request.world.size > 1 or request.precision == "bf16":
-            self._shard(request)
+            self._mesh = _make_mesh(request)
+            self._shard(request, self._mesh if request.options.replicas > 1 else self._mesh["shard"])
         device = request.world.device
         self._model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
         self._model.tie()
         self._parameters = dict(self._model.named_parameters())
-        self._optimizer = torch.optim.AdamW(
-            named_groups(request, self._parameters),  # type: ignore[arg-type]
-            **adamw_arguments(request.phase),  # type: ignore[arg-type]
-        )
+        self._trained = [name for name in self._parameters if request.is_trained(name)]
+        # bitsandbytes' kernels take plain tensors, PyTorch's AdamW the sharded ones.
+        self._stepped: dict[str, nn.Parameter] = {name: self._parameters[name] for name in self._trained}
+        if request.phase.optimizer != "adamw":
+            self._stepped = {name: nn.Parameter(_local(self._parameters[name])) for name in self._trained}
+        self._optimizer = build_optimizer(request.phase, named_groups(request, self._stepped))
+        self._moments = Moments(self._optimizer)
+        self.optimizer_name, self.num_steps = request.phase.optimizer, 0
 
-    def _shard(self, request: EngineRequest) -> None:
-        mesh = init_device_mesh(request.world.device.type, (request.world.size,))
+    def _shard(self, request: EngineRequest, mesh: DeviceMesh) -> None:
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if request.precision == "bf16" else None,
             reduce_dtype=torch.float32,
@@ -66,51 +81,107 @@ class Fsdp2Engine(Engine):
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         clipping = self._request.phase.gradient_clipping or float("inf")
-        trained = [parameter for parameter in self._parameters.values() if parameter.requires_grad]
+        trained = [self._parameters[name] for name in self._trained]
         for parameter in trained:
             # Some encoders have parameters that no forward pass uses (XLNet). They decay all the same, as under ZeRO-3.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         norm = nn.utils.clip_grad_norm_(trained, clipping)
+        self._hand_over_gradients()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        for parameter in trained:
+            parameter.grad = None
+        self.num_steps += 1
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _hand_over_gradients(self) -> None:
+        """Give the plain tensors that are stepped the shards' storage and gradients."""
+        for name, plain in self._stepped.items():
+            parameter = self._parameters[name]
+            if plain is not parameter:
+                plain.data = _local(parameter)
+                plain.grad = _local(parameter.grad) if plain.numel() else None
 
     def parameter_range(self, name: str) -> tuple[int, int]:
         parameter: Any = self._parameters[name]
-        if not isinstance(parameter, DTensor):
+        if self._mesh is None:
             return 0, parameter.numel()
-        # torch.chunk's rule: rows are split in pieces of ceil(rows / world), the last ones shorter or empty.
+        # torch.chunk's rule: rows are split in pieces of ceil(rows / shards), the last ones shorter or empty.
         width = parameter.numel() // parameter.shape[0]
-        piece = -(-parameter.shape[0] // self.world.size)
-        first = min(self.world.rank * piece, parameter.shape[0])
+        piece = -(-parameter.shape[0] // self._mesh.size(-1))
+        first = min(self._mesh.get_local_rank("shard") * piece, parameter.shape[0])
         return first * width, first * width + parameter.to_local().numel()
 
-    def read_parameter(self, name: str) -> Tensor:
-        return _local(self._parameters[name])
+    @property
+    def is_first_replica(self) -> bool:
+        return self._mesh is None or self._mesh.get_local_rank("replicate") == 0
 
-    def _fill(self, source: WeightSource) -> None:
+    def is_trained(self, name: str) -> bool:
+        return name in self._stepped
+
+    def _has_small_moments(self, name: str) -> bool:
+        return has_small_moments(self._request, name)
+
+    def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self._parameters.items():
+            values = _local(parameter)
+            if not values.numel():
+                continue
+            yield f"param/{name}", values
+            if with_moments and name in self._stepped:
+                for kind in MOMENTS:
+                    yield f"{kind}/{name}", self._moments.read(self._stepped[name], kind)
+
+    def group_settings(self) -> GroupSettings:
+        return read_settings(self._optimizer)
+
+    def _fill(self, source: StateSource, with_moments: bool) -> None:
         if isinstance(self._model, FSDPModule):
             # A forward pass without a backward one, as in evaluation, leaves the outermost group gathered: the next one
             # would compute with those old values.
             self._model.reshard()
-        with torch.no_grad():
+        group_of = {id(member): group for group in self._optimizer.param_groups for member in group["params"]}
+        with torch.no_grad(), OneReader(source, self._mesh) as one_reader:
             for name, parameter in self._parameters.items():
                 start, stop = self.parameter_range(name)
-                if stop > start:
-                    _local(parameter).copy_(source.read(name, start, stop))
+                if stop == start:
+                    continue
+                fill(_local(parameter), one_reader, f"param/{name}", start)
+                if with_moments and name in self._stepped:
+                    stepped = self._stepped[name]
+                    for kind in MOMENTS:
+                        with self._moments.written(stepped, kind, group_of[id(stepped)]) as values:
+                            fill(values, one_reader, f"{kind}/{name}", start)
+
+    def _set_optimizer(self, groups: GroupSettings, num_steps: int) -> None:
+        write_settings(self._optimizer, groups)
+        self._moments.set_step(num_steps)
+        self.num_steps = num_steps
 
     def train(self, mode: bool = True) -> None:
         self._model.train(mode)
 
     def destroy(self) -> None:
-        del self._model, self._optimizer, self._parameters
+        del self._model, self._optimizer, self._parameters, self._stepped, self._moments
         gc.collect()  # hooks and modules hold each other
 
 
-def _local(parameter: nn.Parameter) -> Tensor:
+def _make_mesh(request: EngineRequest) -> DeviceMesh:
+    """Ranks by replica and shard: neighbouring ranks, which share a node, share a replica."""
+    world, replicas = request.world, request.options.replicas
+    if world.size % replicas:
+        raise UserError(
+            f"engine.replicas = {replicas}, but {world.size} processes are running; set a divisor of {world.size}"
+        )
+    return init_device_mesh(
+        world.device.type, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard")
+    )
+
+
+def _local(tensor: Any) -> Tensor:
     """The rank's own elements as a flat view."""
-    data = parameter.detach()
+    data = tensor.detach()
     return (data.to_local() if isinstance(data, DTensor) else data).view(-1)
 
 

@@ -1,11 +1,12 @@
 """What the training loop asks of an engine. The loop does not know which one it has."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xlt_scale.config import EngineOptions, PhaseOptions
 from xlt_scale.data.micro_batch import MicroBatch
@@ -39,24 +40,21 @@ class EngineRequest:
         return not (self.phase.freeze_embeddings and self.parameters[name].is_embedding)
 
 
-def named_groups(request: EngineRequest, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, object]]:
-    """Optimiser groups by name: weight decay on matrices, none on biases and norms. Frozen parameters are in none."""
-    phase = request.phase
-    groups: list[dict[str, object]] = []
-    for name, decays in (("decay", True), ("no_decay", False)):
-        members = [
-            parameter
-            for parameter_name, parameter in parameters.items()
-            if request.is_trained(parameter_name) and request.parameters[parameter_name].decays == decays
-        ]
-        if members:
-            groups.append({"name": name, "params": members, "weight_decay": phase.weight_decay if decays else 0.0})
-    return groups
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's states of a parameter, by their names in PyTorch."""
+
+GroupSettings = dict[str, dict[str, Any]]
+"""Hyper-parameters of each optimiser group by the group's name."""
 
 
-def adamw_arguments(phase: PhaseOptions) -> dict[str, object]:
-    """AdamW (Loshchilov & Hutter 2019) as the phase wants it."""
-    return {"lr": phase.learning_rate, "betas": phase.betas, "eps": phase.epsilon, "fused": True}
+class StateSource(Protocol):
+    """Where a training state comes from: tensors by key ('param/<name>', 'exp_avg/<name>', 'exp_avg_sq/<name>')."""
+
+    def has(self, key: str) -> bool: ...
+
+    def read(self, key: str, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) of the flattened tensor, fp32 on the CPU."""
+        ...
 
 
 class Engine(ABC):
@@ -66,6 +64,7 @@ class Engine(ABC):
     """
 
     world: World
+    optimizer_name: str
 
     @abstractmethod
     def forward(self, batch: MicroBatch, mode: str = "loss", layer: int | None = None) -> Tensor:
@@ -85,21 +84,70 @@ class Engine(ABC):
 
     @abstractmethod
     def parameter_range(self, name: str) -> tuple[int, int]:
-        """The range [start, stop) of the flattened parameter that this rank owns; empty ranges are possible."""
+        """The range [start, stop) of the flattened parameter that this rank holds; empty ranges are possible."""
+
+    @property
+    def is_first_replica(self) -> bool:
+        """Whether this rank is of the first of several groups that hold the same ranges (hybrid sharding)."""
+        return True
 
     @abstractmethod
-    def read_parameter(self, name: str) -> Tensor:
-        """This rank's range of the fp32 master parameter, a 1-D tensor; do not write into it."""
+    def is_trained(self, name: str) -> bool:
+        """Whether the optimiser updates the parameter, and so has moments of it."""
+
+    def quantises(self, key: str) -> bool:
+        """Whether a tensor of the state is kept in 8 bits, so that what is written into it is read back rounded."""
+        kind, _, name = key.partition("/")
+        return kind != "param" and self.optimizer_name == "adamw_8bit" and self._has_small_moments(name)
+
+    @abstractmethod
+    def _has_small_moments(self, name: str) -> bool:
+        """Whether the moments of a parameter are in the optimiser group with 8-bit states."""
+
+    @abstractmethod
+    def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
+        """This rank's ranges that are not empty, as (key, 1-D fp32 tensor): masters as 'param/<name>' and, of trained
+        parameters, moments as 'exp_avg/<name>' and 'exp_avg_sq/<name>'; zeros before the first step.
+
+        In the order that costs the engine least. Do not write into a tensor, nor keep it past the next one.
+        """
+
+    @abstractmethod
+    def group_settings(self) -> GroupSettings:
+        """Learning rate, weight decay, betas and epsilon of each optimiser group, as they are now."""
+
+    num_steps: int
+    """Optimiser steps that the states have seen (AdamW corrects its bias by it)."""
 
     def load_parameters(self, source: WeightSource) -> None:
-        """Fill every parameter, each rank its own ranges. Collective.
+        """Fill every parameter, each rank its own ranges; the optimiser's states are left alone. Collective.
 
         Raises:
             UserError: a range cannot be read, on whichever rank; all ranks raise.
         """
+        self._fill_together(_ParametersOnly(source), with_moments=False)
+
+    def load_states(self, source: StateSource, groups: GroupSettings, num_steps: int) -> None:
+        """Go back to a training state: masters, moments, the step and the groups' hyper-parameters. Collective.
+
+        Parameters that are trained here and were not when the state was saved get zero moments, as new ones have.
+
+        Raises:
+            UserError: a range cannot be read, on whichever rank, or the groups are others; all ranks raise.
+        """
+        found = self.group_settings()
+        if groups.keys() != found.keys():
+            raise UserError(
+                f"the optimiser has groups {', '.join(sorted(found))}, the checkpoint {', '.join(sorted(groups))}; "
+                "give the phase the options that the checkpoint was saved with"
+            )
+        self._fill_together(source, with_moments=True)
+        self._set_optimizer(groups, num_steps)
+
+    def _fill_together(self, source: StateSource, with_moments: bool) -> None:
         problem = ""
         try:
-            self._fill(source)
+            self._fill(source, with_moments)
         except UserError as error:
             problem = str(error)
         problems = [text for text in self.world.gather(problem) if text]
@@ -107,8 +155,12 @@ class Engine(ABC):
             raise UserError(str(problems[0]))
 
     @abstractmethod
-    def _fill(self, source: WeightSource) -> None:
-        """This rank's part of `load_parameters`. Its collectives are the same whether or not a range can be read."""
+    def _fill(self, source: StateSource, with_moments: bool) -> None:
+        """This rank's part of loading. Its collectives are the same whether or not a range can be read."""
+
+    @abstractmethod
+    def _set_optimizer(self, groups: GroupSettings, num_steps: int) -> None:
+        """Set hyper-parameters and step counters."""
 
     @abstractmethod
     def train(self, mode: bool = True) -> None:
@@ -125,3 +177,29 @@ class Engine(ABC):
         torch.default_generator.manual_seed(seed)
         if self.world.device.type == "cuda":
             torch.cuda.manual_seed(seed)
+
+
+class _ParametersOnly:
+    """A source of weights as a source of states."""
+
+    def __init__(self, source: WeightSource) -> None:
+        self._source = source
+
+    def has(self, key: str) -> bool:
+        return key.startswith("param/") and self._source.has(key.removeprefix("param/"))
+
+    def read(self, key: str, start: int, stop: int) -> Tensor:
+        return self._source.read(key.removeprefix("param/"), start, stop)
+
+
+def fill(destination: Tensor, source: StateSource, key: str, start: int) -> None:
+    """Copy a range of a tensor into a 1-D view, piece by piece; zeros where the source has no such tensor."""
+    if not source.has(key):
+        destination.zero_()
+        return
+    for low in range(0, destination.numel(), _PIECE):
+        piece = destination[low : low + _PIECE]
+        piece.copy_(source.read(key, start + low, start + low + piece.numel()))
+
+
+_PIECE = 1 << 24

@@ -15,10 +15,17 @@ from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings
-from xlt_scale.engines.interface import Engine, EngineRequest, adamw_arguments, named_groups
+from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
+from xlt_scale.engines.optimizer import (
+    Moments,
+    build_optimizer,
+    has_small_moments,
+    named_groups,
+    read_settings,
+    write_settings,
+)
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
-from xlt_scale.modeling.weights import WeightSource
 
 
 class Zero3Engine(Engine):
@@ -38,10 +45,9 @@ class Zero3Engine(Engine):
         if request.options.activation_checkpointing:
             model.checkpoint_activations()
         self._parameters: dict[str, Any] = dict(model.named_parameters())
-        self._optimizer = torch.optim.AdamW(
-            named_groups(request, self._parameters),  # type: ignore[arg-type]
-            **adamw_arguments(request.phase),  # type: ignore[arg-type]
-        )
+        self._optimizer = build_optimizer(request.phase, named_groups(request, self._parameters))
+        self._moments = Moments(self._optimizer)
+        self.optimizer_name, self.num_steps = request.phase.optimizer, 0
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=self._optimizer, config=settings, dist_init_required=False
         )
@@ -60,6 +66,7 @@ class Zero3Engine(Engine):
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
+        self.num_steps += 1
         return torch.as_tensor(self._engine.get_global_grad_norm())
 
     def parameter_range(self, name: str) -> tuple[int, int]:
@@ -68,33 +75,106 @@ class Zero3Engine(Engine):
         start = min(self.world.rank * piece, parameter.ds_numel)
         return start, min(start + piece, parameter.ds_numel)
 
-    def read_parameter(self, name: str) -> Tensor:
-        if name in self._frozen:
-            return self._frozen[name]
-        from deepspeed.utils import safe_get_local_fp32_param
+    def is_trained(self, name: str) -> bool:
+        return bool(self._parameters[name].requires_grad)
 
-        start, stop = self.parameter_range(name)
-        return safe_get_local_fp32_param(self._parameters[name])[: stop - start]
+    def _has_small_moments(self, name: str) -> bool:
+        return has_small_moments(self._request, name)
 
-    def _fill(self, source: WeightSource) -> None:
-        from deepspeed.utils import safe_set_local_fp32_param
+    def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
+        for name, values in self._frozen.items():
+            if values.numel():
+                yield f"param/{name}", values
+        for number, flat, members in self._sub_groups():
+            with self._swapped_in(number, write_back=False):
+                for name, begin, length in members:
+                    if length:
+                        yield f"param/{name}", flat.data[begin : begin + length]
+                if not with_moments:
+                    continue
+                for kind in MOMENTS:
+                    moment = self._moments.read(flat, kind)
+                    for name, begin, length in members:
+                        if length:
+                            yield f"{kind}/{name}", moment[begin : begin + length]
 
+    def group_settings(self) -> GroupSettings:
+        return read_settings(self._optimizer)
+
+    def _fill(self, source: StateSource, with_moments: bool) -> None:
         # Masters are set between DeepSpeed's own brackets around a checkpoint; the forward weights are then refreshed
         # by hand, since setting a master does not touch them.
         self._engine.optimizer.checkpoint_event_prologue()
         try:
-            for name, parameter in self._parameters.items():
-                start, stop = self.parameter_range(name)
-                values = torch.zeros(parameter.ds_tensor.numel())
-                if stop > start:
-                    values[: stop - start] = source.read(name, start, stop)
-                if parameter.requires_grad:
-                    safe_set_local_fp32_param(parameter, values.to(self.world.device))
-                else:
-                    self._frozen[name] = values[: stop - start].clone()
-                parameter.ds_tensor.data.copy_(values)
+            with torch.no_grad():
+                self._fill_frozen(source)
+                for number, flat, members in self._sub_groups():
+                    with self._swapped_in(number, write_back=True):
+                        self._fill_sub_group(source, number, flat, members, with_moments)
         finally:
             self._engine.optimizer.checkpoint_event_epilogue()
+
+    def _fill_frozen(self, source: StateSource) -> None:
+        for name, parameter in self._parameters.items():
+            if not parameter.requires_grad:
+                start, stop = self.parameter_range(name)
+                self._frozen[name] = torch.empty(stop - start, device=self.world.device)
+                fill(self._frozen[name], source, f"param/{name}", start)
+                parameter.ds_tensor.data[: stop - start].copy_(self._frozen[name])
+
+    def _fill_sub_group(
+        self, source: StateSource, number: int, flat: Tensor, members: list[tuple[str, int, int]], with_moments: bool
+    ) -> None:
+        for name, begin, length in members:
+            part = flat.data[begin : begin + length]
+            fill(part, source, f"param/{name}", self.parameter_range(name)[0])
+            self._parameters[name].ds_tensor.data[:length].copy_(part)
+        if not with_moments:
+            return
+        group = self._optimizer.param_groups[self._engine.optimizer.sub_group_to_group_id[number]]
+        for kind in MOMENTS:
+            with self._moments.written(flat, kind, group) as moment:
+                for name, begin, length in members:
+                    fill(moment[begin : begin + length], source, f"{kind}/{name}", self.parameter_range(name)[0])
+
+    def _sub_groups(self) -> Iterator[tuple[int, Tensor, list[tuple[str, int, int]]]]:
+        """Each flat tensor that the optimiser steps, and what lies in it: (parameter name, begin, length without the
+        partition's padding).
+        """
+        optimizer = self._engine.optimizer
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        for number, flat in enumerate(optimizer.fp32_partitioned_groups_flat):
+            members = []
+            for parameter in optimizer.fp16_groups[number]:
+                name = names[id(parameter)]
+                _, begin, _ = optimizer.grad_position[optimizer.get_param_id(parameter)]
+                start, stop = self.parameter_range(name)
+                members.append((name, begin, stop - start))
+            yield number, flat, members
+
+    @contextlib.contextmanager
+    def _swapped_in(self, number: int, write_back: bool) -> Iterator[None]:
+        """A sub-group whose states are on NVMe is in memory inside, once for all of its parameters."""
+        optimizer = self._engine.optimizer
+        if not optimizer._swappable_optimizer_subgroup(number):
+            yield
+            return
+        optimizer._optimizer_states_and_gradient_swap_in(number)
+        try:
+            yield
+        finally:
+            if write_back:
+                optimizer._optimizer_states_and_gradient_swap_out(number)
+            else:
+                optimizer._release_swap_buffers(number)
+
+    def _set_optimizer(self, groups: GroupSettings, num_steps: int) -> None:
+        write_settings(self._optimizer, groups)
+        self._moments.set_step(num_steps)
+        self._engine.global_steps = num_steps
+        self._engine.global_samples = num_steps * self._engine.train_batch_size()
+        self._engine.micro_steps = num_steps * self._engine.gradient_accumulation_steps()
+        self.num_steps = num_steps
 
     def train(self, mode: bool = True) -> None:
         self._engine.train(mode)
@@ -108,7 +188,7 @@ class Zero3Engine(Engine):
         for tensor in _tensors_in(held):
             if tensor.untyped_storage().resizable():
                 tensor.untyped_storage().resize_(0)
-        del self._engine, self._optimizer, self._parameters, self._frozen
+        del self._engine, self._optimizer, self._parameters, self._frozen, self._moments
         gc.collect()
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from xlt_scale.checkpoint.reader import CheckpointWeights, check_arrival
+from xlt_scale.checkpoint.reader import CheckpointReader, CheckpointWeights
+from xlt_scale.checkpoint.training_state import check_arrival, load_weights
 from xlt_scale.engines.interface import Engine
 from xlt_scale.modeling.weights import FirstOf, FreshWeights, PretrainedWeights, WeightSource
 from xlt_scale.training.job import PhaseJob
@@ -23,10 +24,11 @@ def load_parent(job: PhaseJob, engine: Engine) -> None:
     parent, parameters = job.parent, job.parameters
     fresh = FreshWeights(parameters, job.seed)
     if parent.checkpoint is not None:
-        weights = CheckpointWeights(parent.checkpoint, parameters)
+        reader = CheckpointReader(parent.checkpoint)
+        weights = CheckpointWeights(reader, parameters)
         kept = [name for name in parameters if name.startswith(("encoder.", "heads.mlm.")) and weights.has(name)]
         engine.load_parameters(FirstOf([_Some(weights, kept), fresh]))
-        check_arrival(engine, weights, kept)
+        check_arrival(engine, reader, [f"param/{name}" for name in kept])
         _say_what_is_new(job, kept)
     elif parent.pretrained is not None:
         pretrained = PretrainedWeights(parent.pretrained, parameters, job.setup.plan.prefix)
@@ -41,9 +43,7 @@ def load_result(job: PhaseJob, engine: Engine, folder: Path) -> None:
     """Fill the engine with all weights of a checkpoint of this very phase, or of the parent that it only scores;
     collective.
     """
-    weights = CheckpointWeights(folder, job.parameters)
-    engine.load_parameters(weights)
-    check_arrival(engine, weights, list(job.parameters))
+    load_weights(engine, CheckpointReader(folder), job.parameters)
 
 
 def _say_what_is_new(job: PhaseJob, kept: Sequence[str]) -> None:

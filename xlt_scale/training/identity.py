@@ -68,6 +68,5 @@ def phase_hash(
         "seed": seed,
         "precision": precision,
         "max_length": max_length,
-        "optimizer": "adamw",
     }
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from xlt_scale.checkpoint.writer import save_weights
+from xlt_scale.checkpoint.training_state import save_weights
 from xlt_scale.engines.interface import Engine
 from xlt_scale.evaluation.score import SCORER_VERSIONS, Evaluator
 from xlt_scale.training.environment import write_json

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from small_run import FAMILIES, TASKS, digests, make_data, make_engine, make_plan, make_request, run_loop, run_worker
 
-from xlt_scale.checkpoint.reader import CheckpointWeights, check_arrival
-from xlt_scale.checkpoint.writer import save_weights
+from xlt_scale.checkpoint.reader import CheckpointReader
+from xlt_scale.checkpoint.training_state import load_weights, save_weights
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
 from xlt_scale.evaluation.predict import predict
@@ -49,11 +49,10 @@ def load(world: World, engine: dict[str, Any], folder: str) -> dict[str, Any]:
     """Weights after loading a checkpoint into an engine that held others, and a loss computed with them."""
     request = make_request(world, engine)
     built = make_engine(request, seed=99)
-    weights = CheckpointWeights(Path(folder), request.parameters)
-    built.load_parameters(weights)
-    check_arrival(built, weights, list(request.parameters))
+    reader = CheckpointReader(Path(folder))
+    load_weights(built, reader, request.parameters)
     found = digests(built, request)
-    stored = {name: weights.manifest.tensors[f"param/{name}"].digest for name in request.parameters}
+    stored = {f"param/{name}": reader.manifest.tensors[f"param/{name}"].crc32 for name in request.parameters}
     losses = [row["loss"] for row in run_loop(built, request, 1)]
     built.destroy()
     return {"digests": found, "stored": stored, "losses": losses}
@@ -64,9 +63,7 @@ def load_refused(world: World, engine: dict[str, Any], folder: str) -> str:
     request = make_request(world, engine)
     built = make_engine(request)
     try:
-        weights = CheckpointWeights(Path(folder), request.parameters)
-        built.load_parameters(weights)
-        check_arrival(built, weights, list(request.parameters))
+        load_weights(built, CheckpointReader(Path(folder)), request.parameters)
     except UserError as error:
         return str(error)
     finally:
@@ -80,19 +77,19 @@ def save_refused(world: World, engine: dict[str, Any], folder: str, failing_rank
 
     request = make_request(world, engine)
     built = make_engine(request)
-    write = writer._write_tensors
+    write = writer._write_ranges
 
     def full_disk(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
     if world.rank == failing_rank:
-        writer._write_tensors = full_disk
+        writer._write_ranges = full_disk
     try:
         save_weights(built, request.parameters, Path(folder), {})
     except UserError as error:
         return str(error)
     finally:
-        writer._write_tensors = write
+        writer._write_ranges = write
         built.destroy()
     return ""
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xlt_scale.checkpoint.reader import state_digests
+from xlt_scale.checkpoint.training_state import state_checksums
 from xlt_scale.config import EngineOptions, LoggingOptions, ModelOptions, PhaseOptions
 from xlt_scale.data.assembly import Masking, assemble
 from xlt_scale.data.plan import BatchPlan, MixturePlan, StepPlan
@@ -183,7 +183,7 @@ class _Rows:
 
 
 def digests(engine: Engine, request: EngineRequest) -> dict[str, int]:
-    return state_digests(engine, list(request.parameters))
+    return state_checksums(engine, [f"param/{name}" for name in request.parameters])
 
 
 def plain_losses(num_steps: int) -> list[float]:

@@ -1,0 +1,170 @@
+"""AdamW over named groups, and its states as fp32 whatever the bits they are kept in."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xlt_scale.config import PhaseOptions
+from xlt_scale.engines.interface import MOMENTS, EngineRequest, GroupSettings
+
+_SETTINGS = ("lr", "weight_decay", "betas", "eps")
+_BLOCK = 256  # bitsandbytes' blockwise quantisation: elements that share a scale
+_SMALLEST_IN_8_BITS = 4096
+
+
+def named_groups(request: EngineRequest, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
+    """Optimiser groups by name: weight decay on matrices, none on biases and norms. Frozen parameters are in none.
+
+    With 8-bit states matrices are a group of their own; embeddings, biases and norms keep 32 bits (Dettmers et al.
+    2022, 8-bit Optimizers via Block-wise Quantization, section 2.3).
+    """
+    members: dict[str, list[nn.Parameter]] = {"decay": [], "decay_in_8_bits": [], "no_decay": []}
+    for name, parameter in parameters.items():
+        if request.is_trained(name):
+            kind = "decay" if request.parameters[name].decays else "no_decay"
+            members["decay_in_8_bits" if has_small_moments(request, name) else kind].append(parameter)
+    return [
+        {
+            "name": name,
+            "params": found,
+            "weight_decay": 0.0 if name == "no_decay" else request.phase.weight_decay,
+            "bits": 8 if name == "decay_in_8_bits" else 32,
+        }
+        for name, found in members.items()
+        if found
+    ]
+
+
+def has_small_moments(request: EngineRequest, name: str) -> bool:
+    """Whether the moments of a parameter may be kept in 8 bits."""
+    spec = request.parameters[name]
+    return request.phase.optimizer == "adamw_8bit" and spec.decays and not spec.is_embedding
+
+
+def build_optimizer(phase: PhaseOptions, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) as the phase wants it."""
+    if phase.optimizer == "adamw_8bit":
+        return _adamw_8bit()(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon)
+    return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon, fused=True)
+
+
+def _adamw_8bit() -> Any:
+    import bitsandbytes
+
+    class AdamWWithBitsByGroup(bitsandbytes.optim.AdamW):
+        """bitsandbytes' AdamW; each group says how many bits its states have."""
+
+        def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+            # Its own looks a parameter up by its place in the group, where ZeRO-3 keeps none between steps.
+            return {
+                **{key: group[key] for key in _SETTINGS},
+                "alpha": 0.0,
+                "t_alpha": None,
+                "t_beta3": None,
+                "max_unorm": 0.0,
+                "skip_zeros": False,
+                "optim_bits": group["bits"],
+                "min_8bit_size": _SMALLEST_IN_8_BITS,
+            }
+
+    return AdamWWithBitsByGroup
+
+
+def read_settings(optimizer: torch.optim.Optimizer) -> GroupSettings:
+    """The hyper-parameters of each group by its name, as JSON can hold them."""
+    settings = {group["name"]: {key: group[key] for key in _SETTINGS} for group in optimizer.param_groups}
+    return {name: found | {"betas": list(found["betas"])} for name, found in settings.items()}
+
+
+def write_settings(optimizer: torch.optim.Optimizer, settings: GroupSettings) -> None:
+    """Set the hyper-parameters of the groups of these names."""
+    for group in optimizer.param_groups:
+        found = settings[group["name"]]
+        group.update({key: found[key] for key in _SETTINGS} | {"betas": tuple(found["betas"])})
+
+
+class Moments:
+    """The moments that an AdamW keeps of the tensors it steps, read and written as flat fp32.
+
+    8-bit states are given back as code x scale, and quantised again when they are written. An element of the lowest
+    code, -0.993, is given as -1 x scale: that is what the block's largest element was, and what makes quantising the
+    same block again give the same codes and scale to the bit. In blocks cut elsewhere an element moves by at most one
+    step of the code.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer: Any = optimizer
+
+    def read(self, tensor: Tensor, kind: str) -> Tensor:
+        """A moment of a tensor that is stepped; zeros before its first step. Do not write into it."""
+        state = self._optimizer.state.get(tensor, {})
+        stored = state.get(kind if kind in state else _BITSANDBYTES[kind])
+        if stored is None:
+            return torch.zeros(tensor.numel(), device=tensor.device)
+        if stored.dtype != torch.uint8:
+            return _flat(stored)
+        return _dequantise(state, _NUMBER[kind])
+
+    @contextlib.contextmanager
+    def written(self, tensor: Tensor, kind: str, group: dict[str, Any]) -> Iterator[Tensor]:
+        """A flat fp32 tensor to fill with a moment; taken over when the block ends."""
+        state = self._optimizer.state[tensor]
+        if not state:
+            self._create(tensor, group)
+            state = self._optimizer.state[tensor]
+        stored = state.get(kind if kind in state else _BITSANDBYTES[kind])
+        if stored.dtype != torch.uint8:
+            yield _flat(stored)
+            return
+        values = torch.zeros(stored.numel(), device=stored.device)
+        yield values
+        _quantise(state, _NUMBER[kind], values)
+
+    def set_step(self, num_steps: int) -> None:
+        """Set the step counter of every tensor, in the type that the optimiser keeps it in."""
+        for state in self._optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"].fill_(num_steps)
+            elif "step" in state:
+                state["step"] = num_steps
+
+    def _create(self, tensor: Tensor, group: dict[str, Any]) -> None:
+        if hasattr(self._optimizer, "init_state"):
+            self._optimizer.init_state(group, tensor, 0, 0)
+            return
+        state = self._optimizer.state[tensor]
+        # Where PyTorch's fused AdamW wants it.
+        state["step"] = torch.zeros((), dtype=torch.float32, device=tensor.device)
+        for kind in MOMENTS:
+            state[kind] = torch.zeros_like(tensor.data)
+
+
+_BITSANDBYTES = {"exp_avg": "state1", "exp_avg_sq": "state2"}
+_NUMBER = {"exp_avg": "1", "exp_avg_sq": "2"}
+
+
+def _flat(tensor: Any) -> Tensor:
+    """A rank's own elements as a flat view."""
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return local.detach().view(-1)
+
+
+def _dequantise(state: dict[str, Tensor], number: str) -> Tensor:
+    codes, scales, levels = state[f"state{number}"].view(-1), state[f"absmax{number}"], state[f"qmap{number}"]
+    levels = levels.clone()
+    if levels[0] < 0:
+        levels[0] = -1.0
+    values = levels[codes.int()]
+    values *= scales.repeat_interleave(_BLOCK)[: values.numel()]
+    return values
+
+
+def _quantise(state: dict[str, Tensor], number: str, values: Tensor) -> None:
+    from bitsandbytes.functional import quantize_blockwise
+
+    codes, quantisation = quantize_blockwise(values, code=state[f"qmap{number}"], blocksize=_BLOCK)
+    state[f"state{number}"].view(-1).copy_(codes.view(-1))
+    state[f"absmax{number}"].copy_(quantisation.absmax)
