@@ -30,6 +30,12 @@ def main() -> None:
     parser.add_argument(
         "--deepspeed_config", default="", metavar="FILE", help="DeepSpeed JSON file of the zero3 engine"
     )
+    parser.add_argument(
+        "--resume",
+        default="",
+        metavar="auto|never|PATH",
+        help="go on where the folder's last start ended (auto, the default), start anew, or go on from this checkpoint",
+    )
     # DeepSpeed's launcher adds this one; LOCAL_RANK says the same.
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -37,6 +43,8 @@ def main() -> None:
     settings = list(arguments.settings)
     if arguments.deepspeed_config:
         settings.append(f"engine.deepspeed_config={arguments.deepspeed_config}")
+    if arguments.resume:
+        settings.append(f"resume={arguments.resume}")
     options = load_run(arguments.run or arguments.run_file, settings)
 
     from xlt_scale.training.run import run

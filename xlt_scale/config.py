@@ -93,6 +93,18 @@ class LoggingOptions(Options):
     progress: Literal["auto", "bar", "plain", "none"] = Field("auto", description="auto: bar on a terminal, else plain")
 
 
+class CheckpointOptions(Options):
+    """When the training state is saved within a phase, and what stays on disk."""
+
+    every: Count = Field(0, description="steps between training checkpoints; 0 = by time alone")
+    minutes: Annotated[float, Field(ge=0)] = Field(
+        15.0, description="save at the first logged step after so many minutes without; 0 = by steps alone"
+    )
+    keep_last: PositiveCount = Field(2, description="newest checkpoints that stay while the phase trains")
+    keep_every: Count = Field(0, description="checkpoints of every so many steps stay for good; 0 = none")
+    asynchronous: bool = Field(True, description="copy the state to host memory and write it while training goes on")
+
+
 class PhaseOptions(Options):
     """One phase: train one task, or a mixture, from its parent's encoder; then score."""
 
@@ -158,9 +170,15 @@ class RunOptions(Options):
 
     output: str = Field("", description="the run's folder")
     seed: int = Field(1)
+    resume: str = Field(
+        "auto",
+        description="auto: go on where the output folder's last start ended; never: start anew, keeping what is there "
+        "aside; PATH: go on from this checkpoint even if options or data have changed",
+    )
     model: ModelOptions
     engine: EngineOptions = Field(default_factory=EngineOptions)
     data: DataOptions = Field(default_factory=DataOptions)
+    checkpoints: CheckpointOptions = Field(default_factory=CheckpointOptions)
     logging: LoggingOptions = Field(default_factory=LoggingOptions)
     tasks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="tasks of the user's own, or fields of a catalogue task to override"

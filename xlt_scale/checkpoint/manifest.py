@@ -108,6 +108,8 @@ class Manifest:
                 file = self.files.get(part.file)
                 if file is None or part.offset < 0 or part.offset + part.num_bytes > file.num_bytes:
                     raise UserError(f"{place}: {key} lies outside of its file {part.file}; use another checkpoint")
+                if part.stop <= part.start:
+                    raise UserError(f"{place}: {key} has a range that ends before it begins; use another checkpoint")
                 position = part.stop
             if position != tensor.numel:
                 raise UserError(f"{place}: {key} ends at {position} of {tensor.numel}; use another checkpoint")
@@ -141,7 +143,9 @@ def read_manifest(folder: Path) -> Manifest:
             for key, entry in table["tensors"].items()
         }
         files = {name: StoredFile(**entry) for name, entry in table["files"].items()}
-        manifest = Manifest(tensors, files, table["facts"])
+        manifest = Manifest(tensors, files, dict(table["facts"]))
+    except UserError:
+        raise
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST} is broken ({error}); use another checkpoint") from None
     manifest.check_coverage(folder)

@@ -26,12 +26,12 @@ def list_checkpoints(checkpoints: Path) -> list[Path]:
 
 
 def check_files(
-    folder: Path, manifest: Manifest, read_all: bool = False, say: Callable[[str], None] | None = None
+    folder: Path, manifest: Manifest, read_all: bool = False, advance: Callable[[int], object] | None = None
 ) -> None:
     """Every file is there and as large as it was written; with `read_all` its content is too, by checksum.
 
     Args:
-        say: called with each file's name before it is read.
+        advance: called with the number of bytes after each piece that was read.
 
     Raises:
         UserError: the first file that is not, with the reason.
@@ -42,11 +42,8 @@ def check_files(
             size = path.stat().st_size
             if size != stored.num_bytes:
                 raise UserError(f"{path} has {size:,} bytes of {stored.num_bytes:,}; use another checkpoint")
-            if read_all:
-                if say is not None:
-                    say(name)
-                if file_checksum(path)[0] != stored.crc32:
-                    raise UserError(f"{path} is not as it was written (its checksum differs); use another checkpoint")
+            if read_all and file_checksum(path, advance)[0] != stored.crc32:
+                raise UserError(f"{path} is not as it was written (its checksum differs); use another checkpoint")
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror}); use another checkpoint") from None
 

@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -65,7 +65,11 @@ class TensorFileWriter:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
 
     def __enter__(self) -> "TensorFileWriter":
-        _write(self._file, memoryview(self._head), 0)
+        try:
+            _write(self._file, memoryview(self._head), 0)
+        except OSError:
+            os.close(self._file)
+            raise
         return self
 
     def __exit__(
@@ -84,12 +88,13 @@ class TensorFileWriter:
         tensor = self._layout[name]
         values = values.detach().reshape(-1)
         assert values.dtype == tensor.dtype
+        # Before anything is written: what is too much would land in the next tensor.
+        assert self._written[name] + values.nbytes <= tensor.num_bytes, f"{name} has more elements than its layout"
         for low in range(0, values.numel(), PIECE):
             piece = tensor_bytes(values[low : low + PIECE])
             self._checksums[name] = zlib.crc32(piece, self._checksums[name])
             _write(self._file, piece, self.offsets[name] + self._written[name])
             self._written[name] += len(piece)
-        assert self._written[name] <= tensor.num_bytes
 
     def checksum_of(self, name: str) -> int:
         """CRC-32 of a tensor that is written whole."""
@@ -123,12 +128,18 @@ def read_elements(file: int, offset: int, count: int) -> Tensor:
     return values
 
 
-def file_checksum(path: Path) -> tuple[int, int]:
-    """CRC-32 and number of bytes of a file."""
+def file_checksum(path: Path, advance: Callable[[int], object] | None = None) -> tuple[int, int]:
+    """CRC-32 and number of bytes of a file.
+
+    Args:
+        advance: called with the number of bytes after each piece that was read.
+    """
     checksum, num_bytes = 0, 0
     with open(path, "rb", buffering=0) as file:
         while piece := file.read(1 << 24):
             checksum, num_bytes = zlib.crc32(piece, checksum), num_bytes + len(piece)
+            if advance is not None:
+                advance(len(piece))
     return checksum, num_bytes
 
 

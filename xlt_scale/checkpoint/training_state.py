@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from xlt_scale.checkpoint.checksum import combine_all, tensor_checksum
-from xlt_scale.checkpoint.manifest import BYTES_PER_ELEMENT, Manifest
+from xlt_scale.checkpoint.manifest import BYTES_PER_ELEMENT, Manifest, read_manifest
 from xlt_scale.checkpoint.reader import CheckpointReader, CheckpointWeights
 from xlt_scale.checkpoint.writer import write_checkpoint
 from xlt_scale.engines.interface import MOMENTS, Engine
@@ -64,6 +64,15 @@ class StagedState:
         else:
             values = self._engine.read_states(True) if self.ranges else iter(())
         return write_checkpoint(world, folder, self.shapes, self.ranges, values, {**facts, **self.facts})
+
+
+def open_together(world: World, folder: Path) -> CheckpointReader:
+    """The reader of a checkpoint on every rank; rank 0 alone reads the manifest. Collective.
+
+    Raises:
+        UserError: the checkpoint is missing, unfinished or broken; all ranks raise.
+    """
+    return CheckpointReader(folder, world.share(lambda: read_manifest(folder)))
 
 
 def load_weights(engine: Engine, reader: CheckpointReader, parameters: Parameters) -> None:

@@ -36,8 +36,8 @@ def write_checkpoint(
 ) -> Manifest:
     """Save to `folder`; collective over `world`. Holds one piece of one tensor at a time besides what `values` gives.
 
-    Written to a folder of another name beside it, flushed to the disk and renamed, so that a folder with a COMPLETE
-    file is whole. What lay under that name is replaced when the new one is complete.
+    Written to a folder of another name beside it, flushed to the disk, marked as COMPLETE and renamed, so that a folder
+    of that name is whole. What lay under it is replaced when the new one is complete.
 
     Args:
         shapes: original shape of every tensor by key; the same on every rank.
@@ -69,16 +69,25 @@ def write_checkpoint(
 
 def remove_checkpoint(folder: Path) -> None:
     """Delete a checkpoint so that no half of it is ever taken for one."""
-    doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.removed")
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    shutil.rmtree(_put_aside(folder), ignore_errors=True)
+
+
+def list_remains(folder: Path) -> list[Path]:
+    """What interrupted saves and removals have left in a folder of checkpoints, or a save under way is writing."""
+    return sorted(path for pattern in (".*.unfinished", ".*.removed") for path in folder.glob(pattern))
 
 
 def remove_remains(folder: Path) -> None:
     """Delete what interrupted saves and removals have left in a folder of checkpoints."""
-    for pattern in (".*.unfinished", ".*.removed"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+    for path in list_remains(folder):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _put_aside(folder: Path) -> Path:
+    """Rename a checkpoint to one that nothing looks for."""
+    doomed = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.removed")
+    os.replace(folder, doomed)
+    return doomed
 
 
 def _agree(world: World, folder: Path) -> Path:
@@ -88,7 +97,9 @@ def _agree(world: World, folder: Path) -> Path:
     temporary, problem = folder, ""
     if world.is_main:
         temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.unfinished")
-        _, problem = _attempt(lambda: temporary.mkdir(parents=True))
+        problem = "a file of that name is there" if folder.is_file() else ""
+        if not problem:
+            _, problem = _attempt(lambda: temporary.mkdir(parents=True))
     answers: list[Any] = world.gather((str(temporary), problem))
     if answers[0][1]:
         raise _error(folder, answers[0][1])
@@ -119,13 +130,20 @@ def _finish(temporary: Path, folder: Path, manifest: Manifest) -> None:
     (temporary / MANIFEST).write_text(text, encoding="utf-8")
     flush_to_disk(temporary / MANIFEST)
     flush_to_disk(temporary)
-    if folder.exists():
-        remove_checkpoint(folder)
-    os.replace(temporary, folder)
-    (folder / COMPLETE).write_text(complete_marker(text))
-    flush_to_disk(folder / COMPLETE)
-    flush_to_disk(folder)
+    # Written before the renaming: a disk without space for it leaves the older checkpoint whole and no half of this one.
+    (temporary / COMPLETE).write_text(complete_marker(text))
+    flush_to_disk(temporary / COMPLETE)
+    flush_to_disk(temporary)
+    replaced = _put_aside(folder) if folder.exists() else None
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        if replaced is not None:
+            os.replace(replaced, folder)
+        raise
     flush_to_disk(folder.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _attempt(action: Callable[[], Any]) -> tuple[Any, str]:

@@ -197,3 +197,8 @@ class MixturePlan:
     def at(self, step: int) -> tuple[str, int]:
         """The task of a step, and the number of earlier steps of that task."""
         return self.tasks[self._drawn[step]], int(self._step_of_task[step])
+
+    def steps_before(self, step: int) -> dict[str, int]:
+        """How many of the first `step` steps train each task."""
+        counts = np.bincount(self._drawn[:step], minlength=len(self.tasks))
+        return dict(zip(self.tasks, counts.tolist(), strict=True))

@@ -1,6 +1,7 @@
 """AdamW over named groups, and its states as fp32 whatever the bits they are kept in."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -52,6 +53,8 @@ def build_optimizer(phase: PhaseOptions, groups: list[dict[str, Any]]) -> torch.
 
 
 def _adamw_8bit() -> Any:
+    # It says at its import which of its kernels for inference are not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes
 
     class AdamWWithBitsByGroup(bitsandbytes.optim.AdamW):
@@ -163,8 +166,15 @@ def _dequantise(state: dict[str, Tensor], number: str) -> Tensor:
 
 
 def _quantise(state: dict[str, Tensor], number: str, values: Tensor) -> None:
-    from bitsandbytes.functional import quantize_blockwise
+    """Scale each block by its largest element, then take the nearest level of each.
 
-    codes, quantisation = quantize_blockwise(values, code=state[f"qmap{number}"], blocksize=_BLOCK)
-    state[f"state{number}"].view(-1).copy_(codes.view(-1))
-    state[f"absmax{number}"].copy_(quantisation.absmax)
+    bitsandbytes' own kernel moves some elements that lie on a level to the next one, so that a state that is saved and
+    loaded would not come back.
+    """
+    levels = state[f"qmap{number}"]
+    blocks = nn.functional.pad(values, (0, -values.numel() % _BLOCK)).view(-1, _BLOCK)
+    scales = blocks.abs().amax(1)
+    relative = blocks / torch.where(scales > 0, scales, 1.0)[:, None]
+    codes = torch.bucketize(relative, (levels[1:] + levels[:-1]) / 2)
+    state[f"state{number}"].view(-1).copy_(codes.view(-1)[: values.numel()])
+    state[f"absmax{number}"].copy_(scales)

@@ -2,13 +2,17 @@
 
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from xlt_scale.errors import UserError
+
+Shared = TypeVar("Shared")
 
 
 @dataclass(frozen=True)
@@ -18,12 +22,14 @@ class World:
     Attributes:
         rank, size: number of this process and how many there are.
         local_rank: its number on its node, which is also its device.
+        group: the process group that its collectives go through; None for the one that all ranks share.
     """
 
     rank: int
     size: int
     local_rank: int
     device: torch.device
+    group: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
@@ -32,7 +38,7 @@ class World:
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over all ranks, in place; a collective when there are several."""
         if self.size > 1:
-            dist.all_reduce(values)
+            dist.all_reduce(values, group=self.group)
         return values
 
     def gather(self, item: object) -> list[object]:
@@ -40,13 +46,37 @@ class World:
         if self.size == 1:
             return [item]
         items: list[object] = [None] * self.size
-        dist.all_gather_object(items, item)
+        dist.all_gather_object(items, item, group=self.group)
         return items
+
+    def share(self, make: Callable[[], Shared]) -> Shared:
+        """What `make` gives on rank 0, on every rank; a collective.
+
+        Raises:
+            UserError: `make` raised one; all ranks raise it.
+        """
+        answer: list[Any] = [None, ""]
+        if self.is_main:
+            try:
+                answer[0] = make()
+            except UserError as error:
+                answer[1] = str(error)
+        if self.size > 1:
+            dist.broadcast_object_list(answer, src=0, group=self.group)
+        if answer[1]:
+            raise UserError(answer[1])
+        return answer[0]
+
+    def with_group_of_its_own(self) -> "World":
+        """The same ranks with another process group, on the CPU: for a thread that communicates while training does. A
+        collective.
+        """
+        return replace(self, group=dist.new_group(backend="gloo")) if self.size > 1 else self
 
     def barrier(self) -> None:
         """Wait for all ranks; a collective."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
 
 def join_world(device: str = "auto", timeout: timedelta = timedelta(minutes=30)) -> World:

@@ -17,9 +17,12 @@ from torch import Tensor
 
 from xlt_scale.data.counter_random import generator
 from xlt_scale.errors import UserError, reason
+from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.modeling.huggingface_names import all_forms, encoder_names, form_of_head, head_names
 from xlt_scale.modeling.parameters import ParameterSpec
 
 _BLOCK = 1 << 16
+_MLM_HEAD = HeadSpec("mlm", "masked_language_modeling")
 
 
 class WeightSource(Protocol):
@@ -82,27 +85,66 @@ class PretrainedWeights:
     Only the rows that a range touches are read. The encoder's names carry the family's prefix in files of a model with
     a head ('roberta.') and none in files of the bare encoder; old files call norm weights gamma and beta.
 
+    Args:
+        specs: the parameters of the model that wants them.
+        prefix: the family's name for its encoder inside models with a head.
+        heads: which heads to look for. What there is of a masked-language-modelling head is taken; any other head only
+            where the files hold all of it, in the same shapes, under the names of the family's own class for it.
+
     Raises:
-        UserError: no weight files, an encoder weight is missing, or a shape differs.
+        UserError: no weight files, an encoder weight is missing, or a shape of the encoder's or of the
+            masked-language-modelling head's differs.
     """
 
-    def __init__(self, folder: Path, specs: Mapping[str, ParameterSpec], prefix: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        specs: Mapping[str, ParameterSpec],
+        prefix: str,
+        heads: Sequence[HeadSpec] = (_MLM_HEAD,),
+    ) -> None:
         self._folder = folder
         self._open: dict[str, Any] = {}
         self._files = _weight_files(folder)
         self._keys: dict[str, str] = {}
-        for name, spec in specs.items():
-            key = next((key for key in _candidates(name, prefix) if key in self._files), None)
-            if key is not None:
-                self._keys[name] = key
-                shape = self._shape(key)
-                if shape != spec.shape:
-                    raise UserError(f"{folder}: {key} has shape {list(shape)}, the model wants {list(spec.shape)}")
-            elif name.startswith("encoder."):
+        for name in specs:
+            if name.startswith("encoder.") and not self._find(name, specs[name], encoder_names(name, prefix)):
                 raise UserError(
                     f"{folder}: weight {name.removeprefix('encoder.')} of the encoder is missing; "
                     "the files are of another architecture, or not all were fetched"
                 )
+        for head in heads:
+            self._find_head(head, specs, prefix)
+
+    def _find_head(self, head: HeadSpec, specs: Mapping[str, ParameterSpec], prefix: str) -> None:
+        start = f"heads.{head.name}."
+        wanted = {name: name.removeprefix(start) for name in specs if name.startswith(start)}
+        if head.kind == "masked_language_modeling":
+            for name, parameter in wanted.items():
+                # Published models of many families have RoBERTa's or BERT's head; which, only their names say.
+                names = [known for form in all_forms(head.kind) for known in head_names(parameter, form)]
+                self._find(name, specs[name], names)
+            return
+        form = form_of_head(head.kind, prefix)
+        if form is None:
+            return
+        keys = {name: self._key(head_names(parameter, form)) for name, parameter in wanted.items()}
+        if all(key is not None and self._shape(key) == specs[name].shape for name, key in keys.items()):
+            self._keys |= {name: key for name, key in keys.items() if key is not None}
+
+    def _find(self, name: str, spec: ParameterSpec, names: Sequence[str]) -> bool:
+        """Look for a parameter under these names, best first; whether it is there."""
+        key = self._key(names)
+        if key is None:
+            return False
+        shape = self._shape(key)
+        if shape != spec.shape:
+            raise UserError(f"{self._folder}: {key} has shape {list(shape)}, the model wants {list(spec.shape)}")
+        self._keys[name] = key
+        return True
+
+    def _key(self, names: Sequence[str]) -> str | None:
+        return next((name for name in [*names, *map(_old_name, names)] if name in self._files), None)
 
     def has(self, name: str) -> bool:
         return name in self._keys
@@ -130,21 +172,8 @@ class PretrainedWeights:
         return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
 
 
-def _candidates(name: str, prefix: str) -> list[str]:
-    """Names under which files may hold a parameter of ours, best first."""
-    if name.startswith("encoder."):
-        bare = name.removeprefix("encoder.")
-        names = [f"{prefix}.{bare}", bare]
-    elif name.startswith("heads.mlm."):
-        bare = name.removeprefix("heads.mlm.")
-        of_bert = bare.replace("layer_norm.", "transform.LayerNorm.").replace("dense.", "transform.dense.")
-        names = [f"lm_head.{bare}", f"cls.predictions.{of_bert}"]
-        if bare == "decoder.bias":
-            names += ["lm_head.bias", "cls.predictions.bias"]
-    else:
-        return []
-    old = [n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta") for n in names]
-    return names + old
+def _old_name(name: str) -> str:
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 def _weight_files(folder: Path) -> dict[str, str]:

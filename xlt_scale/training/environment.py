@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,20 @@ def describe_environment(world: World, **facts: Any) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "git_revision": _git_revision(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        **software(),
         "host": platform.node(),
         "device": device,
         "world_size": world.size,
         "threads": torch.get_num_threads(),
         **facts,
     }
+
+
+@cache
+def software() -> dict[str, Any]:
+    """Git revision and versions of packages."""
+    return {"git_revision": _git_revision(), "versions": {name: _version(name) for name in _PACKAGES}}
 
 
 def write_json(path: Path, table: Any) -> None:

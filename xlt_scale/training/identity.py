@@ -27,7 +27,7 @@ _WITHOUT_INFLUENCE = {
 }
 
 
-def phase_hash(
+def phase_identity(
     phase: PhaseOptions,
     *,
     plan: EncoderPlan,
@@ -38,8 +38,8 @@ def phase_hash(
     seed: int,
     precision: str,
     max_length: int,
-) -> str:
-    """Sixteen hexadecimal digits that name the result of a phase.
+) -> dict[str, Any]:
+    """Everything that decides the result of a phase, as JSON holds it.
 
     Engine, world size and token budget are not in it: they change a result by rounding only, and are recorded beside
     it.
@@ -56,7 +56,7 @@ def phase_hash(
     config: dict[str, Any] = plan.config.to_dict()
     for name in ("transformers_version", "_name_or_path", "dtype", "torch_dtype"):
         config.pop(name, None)
-    facts = {
+    facts: dict[str, Any] = {
         "numerics": NUMERICS_VERSION,
         "phase": decisive,
         "model": config,
@@ -69,4 +69,9 @@ def phase_hash(
         "precision": precision,
         "max_length": max_length,
     }
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return json.loads(json.dumps(facts))
+
+
+def hash_of(identity: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits that name the result of a phase."""
+    return hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()

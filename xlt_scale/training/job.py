@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from xlt_scale.checkpoint.manifest import MANIFEST
 from xlt_scale.config import PhaseOptions
@@ -16,9 +17,10 @@ from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import ParameterSpec, describe_parameters
 from xlt_scale.modeling.pretrained import pretrained_folder
 from xlt_scale.tasks.spec import TaskSpec
-from xlt_scale.training.identity import phase_hash
+from xlt_scale.training.identity import hash_of, phase_identity
+from xlt_scale.training.lineage import PHASE_FILE, continuation
 from xlt_scale.training.loop import TaskTraining
-from xlt_scale.training.setup import PHASE_FILE, RunSetup, find_finished, origin_name, read_json, selection_task
+from xlt_scale.training.setup import RunSetup, find_finished, origin_name, read_json, selection_task
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class PhaseJob:
     Attributes:
         tasks: data and plan of each trained task.
         selection: the task whose source-language dev set is scored now and then, with those examples; None without one.
-        hash: the name of the phase's result.
+        identity: everything that decides the phase's result.
     """
 
     setup: RunSetup
@@ -51,7 +53,12 @@ class PhaseJob:
     tasks: dict[str, TaskTraining]
     selection: tuple[TaskSpec, TokenizedData] | None
     num_steps: int
-    hash: str
+    identity: dict[str, Any]
+
+    @cached_property
+    def hash(self) -> str:
+        """The name of the phase's result."""
+        return hash_of(self.identity)
 
     @property
     def folder(self) -> Path:
@@ -105,7 +112,7 @@ def plan_phase(setup: RunSetup, phase: PhaseOptions) -> PhaseJob:
     fingerprints = {task: training.data.fingerprint for task, training in tasks.items()}
     if selection is not None and phase.keep == "best":
         fingerprints["selection"] = selection[1].fingerprint
-    name = phase_hash(
+    identity = phase_identity(
         phase,
         plan=setup.plan,
         heads=setup.heads(phase),
@@ -116,7 +123,11 @@ def plan_phase(setup: RunSetup, phase: PhaseOptions) -> PhaseJob:
         precision=setup.precision,
         max_length=setup.options.model.max_length,
     )
-    return PhaseJob(setup, phase, seed, parent, tasks, selection, num_steps, name)
+    resumed = setup.options.resume if setup.resumed_phase == phase.name else ""
+    if setup.options.resume != "never":
+        folder = setup.phase_folder(phase.name)
+        identity |= setup.world.share(lambda: continuation(folder, identity, resumed))
+    return PhaseJob(setup, phase, seed, parent, tasks, selection, num_steps, identity)
 
 
 def task_trainings(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str, TaskTraining]:

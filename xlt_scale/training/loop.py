@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
 
 import torch
 
@@ -42,14 +44,52 @@ class ModelCost:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a phase is.
+
+    Attributes:
+        step: optimiser steps done.
+        tokens: real tokens seen, over all ranks.
+        seconds: spent on these steps, over all starts.
+        steps_of_tasks: of the steps, those that each task was trained in.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    steps_of_tasks: Mapping[str, int] = field(default_factory=dict)
+
+
+class Keeper(Protocol):
+    """What happens between steps. Called on every rank, in the same order, with the same step."""
+
+    def poll(self) -> None:
+        """After every step: tell of what has ended in the background. Does not communicate."""
+
+    def evaluate(self, step: int) -> None:
+        """Every `phase.evaluate_every` steps and after the last. Collective."""
+
+    def saves_at(self, step: int) -> bool:
+        """Whether the state is to be saved after this step; the same on every rank."""
+        ...
+
+    def is_overdue(self) -> bool:
+        """Whether it should be saved soon, by this rank's clock."""
+        ...
+
+    def save(self, progress: Progress) -> None:
+        """Save the state. Collective."""
+
+
+@dataclass(frozen=True)
 class Training:
     """Everything that the loop is given.
 
     Attributes:
         seed: of data order, mixture and dropout.
         token_budget: tokens of one micro-batch at most; padded ones when `padded`.
-        evaluate: called on every rank every `phase.evaluate_every` steps and after the last, with the number of steps
-            done.
+        keeper: scores and saves between steps.
+        start: what was done before; the state that goes with it lies in the engine.
     """
 
     engine: Engine
@@ -62,18 +102,26 @@ class Training:
     cost: ModelCost
     logging: LoggingOptions
     metrics: MetricsWriter
-    evaluate: Callable[[int], None]
+    keeper: Keeper
+    start: Progress = Progress()
+
+    @cached_property
+    def mixture(self) -> MixturePlan:
+        """Which task each step trains."""
+        weights = self.phase.mixture or {self.phase.task: 1.0}
+        return MixturePlan(weights, self.num_steps, key=(self.seed, *sorted(self.tasks)))
 
 
 @dataclass
 class _Interval:
-    """What has happened on this rank since the last row."""
+    """What has happened on this rank since the last row; `num_tokens_of_all` is known when the row is made."""
 
     losses: list[torch.Tensor]
     num_tokens: int = 0
     squared_lengths: int = 0
     data_wait: float = 0.0
     started: float = 0.0
+    num_tokens_of_all: int = 0
 
     @classmethod
     def begin(cls) -> "_Interval":
@@ -88,11 +136,9 @@ def train(training: Training) -> None:
     """
     phase, engine = training.phase, training.engine
     world = engine.world
-    mixture = MixturePlan(
-        phase.mixture or {phase.task: 1.0}, training.num_steps, key=(training.seed, *sorted(training.tasks))
-    )
-    totals = {"examples": 0, "tokens": 0}
-    phase_started = time.perf_counter()
+    mixture, keeper = training.mixture, training.keeper
+    num_tokens = training.start.tokens
+    began = time.perf_counter() - training.start.seconds
     interval = _Interval.begin()
     peak = peak_flops(world.device)
     engine.train(True)
@@ -102,11 +148,11 @@ def train(training: Training) -> None:
         return _micro_batches(training, training.tasks[name], step_of_task)
 
     with (
-        Prefetcher(make, 0, training.num_steps) as batches,
+        Prefetcher(make, training.start.step, training.num_steps) as batches,
         ProgressView(phase.name, training.num_steps, training.logging, world.is_main) as view,
     ):
         waiting_since = time.perf_counter()
-        for step, micro_batches in enumerate(batches):
+        for step, micro_batches in enumerate(batches, training.start.step):
             interval.data_wait += time.perf_counter() - waiting_since
             rate = learning_rate_at(step, training.num_steps, phase)
             loss, norm = _step(training, step, micro_batches, rate)
@@ -116,17 +162,22 @@ def train(training: Training) -> None:
                 interval.squared_lengths += int(batch.weight) * sum(length * length for length in batch.lengths)
             done = step + 1
             view.advance(done)
+            keeper.poll()
             is_last = done == training.num_steps
             evaluates = is_last or (phase.evaluate_every and done % phase.evaluate_every == 0)
-            if done % training.logging.every == 0 or evaluates:
-                totals["examples"] = done * phase.batch_size
-                row = _row(training, interval, totals, peak, done, rate, norm)
-                row |= {"task": mixture.at(step)[0], "seconds": time.perf_counter() - phase_started}
+            saves = keeper.saves_at(done)
+            if done % training.logging.every == 0 or evaluates or saves:
+                row, is_overdue = _row(training, interval, peak, done, rate, norm, keeper.is_overdue())
+                num_tokens += interval.num_tokens_of_all
+                seconds = time.perf_counter() - began
+                row |= {"tokens": num_tokens, "task": mixture.at(step)[0], "seconds": seconds}
                 training.metrics.write(row)
                 view.show(row)
                 if evaluates:
-                    training.evaluate(done)
+                    keeper.evaluate(done)
                     engine.train(True)
+                if not is_last and (saves or is_overdue or keeper.saves_at(done)):
+                    keeper.save(Progress(done, num_tokens, seconds, mixture.steps_before(done)))
                 interval = _Interval.begin()
             waiting_since = time.perf_counter()
 
@@ -163,13 +214,16 @@ def _step(
 def _row(
     training: Training,
     interval: _Interval,
-    totals: dict[str, int],
     peak: float | None,
     step: int,
     learning_rate: float,
     norm: torch.Tensor,
-) -> dict[str, object]:
-    """One row of metrics over the steps since the last row; collective. Stops the run when a loss was not finite."""
+    is_overdue: bool,
+) -> tuple[dict[str, object], bool]:
+    """One row of metrics over the steps since the last row, and whether rank 0 finds a checkpoint overdue; collective.
+
+    Stops the run when a loss was not finite: so no such state is ever saved.
+    """
     world, cost = training.engine.world, training.cost
     losses = world.sum(torch.stack(interval.losses)).tolist()
     first_step = step - len(losses) + 1
@@ -184,24 +238,25 @@ def _row(
             f"phase {training.phase.name!r}: the gradient norm of step {step} is {float(norm)}; "
             "lower learning_rate or raise warmup"
         )
-    counts = torch.tensor([interval.num_tokens, interval.squared_lengths], dtype=torch.float64)
-    num_tokens, squared_lengths = (int(x) for x in world.sum(counts.to(world.device)).tolist())
+    overdue = float(is_overdue and world.is_main)
+    counts = torch.tensor([interval.num_tokens, interval.squared_lengths, overdue], dtype=torch.float64)
+    num_tokens, squared_lengths, num_overdue = (int(x) for x in world.sum(counts.to(world.device)).tolist())
+    interval.num_tokens_of_all = num_tokens
     seconds = time.perf_counter() - interval.started
-    totals["tokens"] += num_tokens
     flops = training_flops(
         cost.num_non_embedding_parameters, cost.num_layers, cost.hidden_size, num_tokens, squared_lengths
     )
-    return {
+    row = {
         "phase": training.phase.name,
         "step": step,
         "loss": sum(losses) / len(losses),
         "learning_rate": learning_rate,
         "grad_norm": float(norm),
-        "examples": totals["examples"],
-        "tokens": totals["tokens"],
+        "examples": step * training.phase.batch_size,
         "tokens_per_second": num_tokens / seconds,
         "tflops_per_second": flops / seconds / 1e12,
         "mfu": None if peak is None else flops / seconds / (peak * world.size),
         "memory_gib": peak_memory_gib(world.device),
         "data_wait": interval.data_wait / seconds,
     }
+    return row, num_overdue > 0

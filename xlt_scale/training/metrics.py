@@ -26,6 +26,18 @@ class MetricsWriter:
 
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
+    def rewind(self, phase: str, step: int) -> None:
+        """Drop the rows that an interrupted start has written of a phase after this step: they are made again."""
+        if self._file is None:
+            return
+        path = Path(self._file.name)
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if not _is_later(line, phase, step)]
+        self._file.close()
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
     def write(self, row: dict[str, Any]) -> None:
         """One row; numbers also go to TensorBoard under '<phase>/<name>'."""
         if self._file is None:
@@ -42,6 +54,15 @@ class MetricsWriter:
             self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def _is_later(line: str, phase: str, step: int) -> bool:
+    """Whether a line is a row of the phase after the step, or torn by the end of its process."""
+    try:
+        row = json.loads(line)
+        return row["phase"] == phase and row["step"] > step
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 class ProgressView:

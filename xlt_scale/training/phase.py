@@ -1,7 +1,7 @@
 """One phase of a run: weights from its parent, training, the result saved, scores."""
 
 import os
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from xlt_scale.config import PhaseOptions
@@ -11,53 +11,71 @@ from xlt_scale.engines.interface import Engine
 from xlt_scale.training.environment import write_json
 from xlt_scale.training.handoff import load_parent, load_result
 from xlt_scale.training.job import PhaseJob, plan_phase
-from xlt_scale.training.loop import ModelCost, Training, train
+from xlt_scale.training.keeper import PhaseKeeper
+from xlt_scale.training.lineage import PHASE_FILE
+from xlt_scale.training.loop import ModelCost, Progress, Training, train
 from xlt_scale.training.metrics import MetricsWriter
-from xlt_scale.training.scoring import ResultKeeper, is_scored, score
-from xlt_scale.training.setup import PHASE_FILE, RunSetup
+from xlt_scale.training.resume import Start, find_start, load_start
+from xlt_scale.training.scoring import is_scored, score
+from xlt_scale.training.setup import RunSetup
 
 
-def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter) -> None:
-    """Train, save and score one phase, or take over what an earlier start of the same run finished; collective."""
+def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, record: Callable[[], None]) -> bool:
+    """Train, save and score one phase; take over what an earlier start of the same run finished, and go on where it was
+    interrupted. Collective.
+
+    Args:
+        record: called before anything is done.
+
+    Returns:
+        whether there was anything to do.
+    """
     job = plan_phase(setup, phase)
-    result = job.finished_checkpoint()
+    result = setup.world.share(job.finished_checkpoint) if setup.options.resume != "never" else None
     if result is not None and is_scored(job):
         setup.announce(f"phase {phase.name}: finished before ({job.hash}), nothing to do")
-        return
+        return False
+    start = find_start(job) if result is None else Start()
+    record()
+    for note in start.notes:
+        setup.announce(f"phase {phase.name}: {note}")
     engine = build_engine(job.engine_request())
     try:
         if result is not None:
             setup.announce(f"phase {phase.name}: trained before ({job.hash}), scoring")
             load_result(job, engine, result)
         else:
-            _make_result(job, engine, metrics)
+            _make_result(job, engine, metrics, start)
         score(job, engine)
         # The next phase reads on every rank what rank 0 has written.
         setup.world.barrier()
     finally:
         engine.destroy()
+    return True
 
 
-def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter) -> None:
-    """Fill the engine from the parent, run the steps, save what is kept and leave the engine with it."""
-    load_parent(job, engine)
+def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter, start: Start) -> None:
+    """Fill the engine from a checkpoint or the parent, run the steps that are left, save what the phase ends with."""
     if job.setup.world.is_main:
-        shutil.rmtree(job.folder, ignore_errors=True)
-        job.folder.mkdir(parents=True)
-    job.setup.world.barrier()
+        job.folder.mkdir(parents=True, exist_ok=True)
+    found = load_start(job, engine, start)
+    progress, best = found or (Progress(), None)
+    metrics.rewind(job.phase.name, progress.step)
+    if found is None:
+        load_parent(job, engine)
     if not job.phase.trains and job.parent.checkpoint is not None:
         _write_phase_file(job, job.parent.checkpoint)
         return
-    keeper = ResultKeeper(job, engine, metrics)
-    if job.phase.trains:
-        _train(job, engine, metrics, keeper)
-    result = keeper.result()
-    if job.phase.keep == "best":
-        load_result(job, engine, result)
-    _write_phase_file(job, result)
+    keeper = PhaseKeeper(job, engine, metrics, best)
+    try:
+        if job.phase.trains:
+            _train(job, engine, metrics, keeper, progress)
+        _write_phase_file(job, keeper.result())
+    finally:
+        keeper.close()
 
 
-def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: ResultKeeper) -> None:
+def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseKeeper, progress: Progress) -> None:
     setup, phase = job.setup, job.phase
     what = " + ".join(phase.tasks)
     setup.announce(f"phase {phase.name}: {what}, {job.num_steps} steps of {phase.batch_size} examples, {job.hash}")
@@ -76,7 +94,8 @@ def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: Result
             cost=ModelCost(num_non_embedding_parameters, setup.plan.num_layers, setup.plan.hidden_size),
             logging=setup.options.logging,
             metrics=metrics,
-            evaluate=keeper.evaluate,
+            keeper=keeper,
+            start=progress,
         )
     )
 
@@ -87,6 +106,7 @@ def _write_phase_file(job: PhaseJob, result: Path) -> None:
         facts = {
             "name": job.phase.name,
             "hash": job.hash,
+            "identity": job.identity,
             # Relative, so that a run's folder can be moved.
             "checkpoint": os.path.relpath(result, job.folder),
             "num_steps": job.num_steps,

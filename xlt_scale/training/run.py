@@ -1,17 +1,19 @@
 """A run from its options to its table: the phases one after another."""
 
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from xlt_scale.config import RunOptions
+from xlt_scale.engines.repeatable import use_repeatable_kernels
 from xlt_scale.engines.world import join_world
 from xlt_scale.tasks.languages import describe
 from xlt_scale.training.environment import write_json
 from xlt_scale.training.metrics import MetricsWriter
 from xlt_scale.training.phase import run_phase
-from xlt_scale.training.setup import RunSetup, check_before_launch, read_json, set_up
+from xlt_scale.training.setup import RunSetup, check_before_launch, read_json, record_start, set_up
 
 
 def run(options: RunOptions) -> None:
@@ -22,15 +24,28 @@ def run(options: RunOptions) -> None:
         TrainingError: training went wrong.
     """
     catalogue = check_before_launch(options)
+    if options.engine.repeatable:
+        use_repeatable_kernels()
     world = join_world(options.engine.device)
     setup = set_up(options, catalogue, world)
+    try:
+        _carry_out(setup)
+    finally:
+        if setup.lock is not None:
+            setup.lock.release()
+
+
+def _carry_out(setup: RunSetup) -> None:
+    options, world = setup.options, setup.world
     path = "unpadded" if setup.plan.unpadded else "padded"
     where = f"{world.size} x {world.device.type}, {setup.precision}, {path} attention"
     setup.announce(f"{options.engine.name} on {where} -> {setup.folder}")
     metrics = MetricsWriter(setup.folder, options.logging, world.is_main)
-    for phase in options.phases:
-        run_phase(setup, phase, metrics)
+    record = cache(lambda: record_start(setup))
+    worked = [run_phase(setup, phase, metrics, record) for phase in options.phases]
     metrics.close()
+    if not any(worked):
+        setup.announce(f"{setup.folder}: this run was finished before; --resume never starts it anew")
     if world.is_main:
         _publish_last_scores(setup)
         Console().print(*score_tables(setup.folder, options), sep="\n")

@@ -1,63 +1,12 @@
-"""Scores of a phase: on the dev set while it trains, which decides what is kept, and on its targets at the end."""
+"""Scores of a phase on its targets, and the evaluator that scores it on the dev set while it trains."""
 
-import shutil
-from pathlib import Path
 from typing import Any
 
-from xlt_scale.checkpoint.training_state import save_weights
 from xlt_scale.engines.interface import Engine
 from xlt_scale.evaluation.score import SCORER_VERSIONS, Evaluator
 from xlt_scale.training.environment import write_json
 from xlt_scale.training.job import PhaseJob
-from xlt_scale.training.metrics import MetricsWriter
 from xlt_scale.training.setup import read_json
-
-
-class ResultKeeper:
-    """Scores the source language's dev set now and then, and saves the weights that the phase ends with."""
-
-    def __init__(self, job: PhaseJob, engine: Engine, metrics: MetricsWriter) -> None:
-        self._job, self._engine, self._metrics = job, engine, metrics
-        self._best_value = float("-inf")
-        self._kept: Path | None = None
-
-    def evaluate(self, step: int) -> None:
-        """Score the dev set; save the weights when they are the best so far and the phase keeps those. Collective."""
-        if self._job.selection is None:
-            return
-        spec, data = self._job.selection
-        value = evaluator(self._job, self._engine).score_data(spec, data)
-        phase = self._job.phase
-        self._metrics.write({"phase": phase.name, "step": step, "dev_accuracy": value, "task": spec.name})
-        self._job.setup.announce(f"phase {phase.name}  step {step}  dev accuracy {value:.1f} ({spec.name})")
-        if phase.keep == "best" and value > self._best_value:
-            self._best_value = value
-            self._save(step)
-
-    def result(self) -> Path:
-        """The checkpoint that the phase ends with: the best one, or the weights as they are now. Collective."""
-        if self._kept is None:
-            self._save(self._job.num_steps)
-        assert self._kept is not None
-        return self._kept
-
-    def _save(self, step: int) -> None:
-        """Save the weights as the phase's result, in place of an earlier one."""
-        job, setup = self._job, self._job.setup
-        previous, self._kept = self._kept, job.folder / "checkpoints" / f"step-{step:08d}"
-        facts = {
-            "phase": job.phase.name,
-            "hash": job.hash,
-            "step": step,
-            "model": setup.plan.config.to_dict(),
-            "heads": [vars(head) for head in job.heads],
-            "engine": setup.options.engine.name,
-            "world_size": setup.world.size,
-            "precision": setup.precision,
-        }
-        save_weights(self._engine, job.parameters, self._kept, facts)
-        if previous is not None and setup.world.is_main:
-            shutil.rmtree(previous, ignore_errors=True)
 
 
 def evaluator(job: PhaseJob, engine: Engine) -> Evaluator:

@@ -21,12 +21,18 @@ from xlt_scale.tasks.catalogue import find_task, load_catalogue
 from xlt_scale.tasks.examples import DataSource, available_languages, load_examples
 from xlt_scale.tasks.spec import Split, TaskSpec
 from xlt_scale.training.environment import describe_environment, write_json
+from xlt_scale.training.lineage import PHASE_FILE, training_checkpoint
 from xlt_scale.training.metrics import Announce, announcer
+from xlt_scale.training.run_lock import RunLock
 
 
 @dataclass(frozen=True)
 class RunSetup:
-    """A run that passed its checks, the same on every rank."""
+    """A run that passed its checks, the same on every rank.
+
+    Attributes:
+        resumed_phase: the phase that goes on from the checkpoint that `resume` names; '' when it names none.
+    """
 
     options: RunOptions
     world: World
@@ -36,6 +42,12 @@ class RunSetup:
     preparer: DataPreparer
     precision: str
     announce: Announce
+    lock: RunLock | None
+    resumed_phase: str = ""
+
+    def labels_of(self, head: str) -> list[str]:
+        """What the classes of a head are called."""
+        return next((list(spec.labels) for spec in self.catalogue.values() if spec.head == head and spec.labels), [])
 
     def heads(self, phase: PhaseOptions) -> list[HeadSpec]:
         """The heads that a phase trains, each once."""
@@ -83,6 +95,7 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
     """
     folder = Path(options.output)
     _make_folder(folder, world)
+    lock = _take(folder, world)
     names = {task for phase in options.phases for task in [*phase.tasks, *phase.evaluate]}
     uses_micro = options.model.tokenizer == "micro" or any(catalogue[name].generator == "micro" for name in names)
     source = data_source(options.data, uses_micro)
@@ -104,18 +117,46 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
         ),
         precision=resolve_precision(options.engine.precision, world.device),
         announce=announcer(world.is_main, options.logging),
+        lock=lock,
+        resumed_phase=world.share(lambda: _resumed_phase(options)),
     )
     for phase in options.phases:
         _check_phase(setup, phase)
-    if world.is_main:
-        (folder / "run.toml").write_text(options.to_toml(), encoding="utf-8")
-        facts = {
-            "engine": options.engine.name,
-            "precision": setup.precision,
-            "attention": "unpadded" if plan.unpadded else f"padded: {plan.why_padded}",
-        }
-        write_json(folder / "environment.json", describe_environment(world, **facts))
     return setup
+
+
+def record_start(setup: RunSetup) -> None:
+    """Write what this start is made with into the run's folder; called on every rank, rank 0 writes.
+
+    environment.json tells of the last start that did anything, and under 'earlier_starts' of those before it.
+    """
+    if not setup.world.is_main:
+        return
+    options, plan, path = setup.options, setup.plan, setup.folder / "environment.json"
+    (setup.folder / "run.toml").write_text(options.to_toml(), encoding="utf-8")
+    setup.preparer.tokenizer.save_pretrained(setup.folder / "tokenizer")
+    facts = {
+        "engine": options.engine.name,
+        "precision": setup.precision,
+        "attention": "unpadded" if plan.unpadded else f"padded: {plan.why_padded}",
+    }
+    before = read_json(path)
+    earlier = [*before.pop("earlier_starts", []), before] if before else []
+    write_json(path, describe_environment(setup.world, **facts) | {"earlier_starts": earlier})
+
+
+def _resumed_phase(options: RunOptions) -> str:
+    if options.resume in ("auto", "never"):
+        return ""
+    _, manifest = training_checkpoint(Path(options.resume))
+    name = manifest.facts["phase"]
+    trained = [phase.name for phase in options.phases if phase.trains]
+    if name not in trained:
+        raise UserError(
+            f"resume = {options.resume!r} is of a phase {name!r}, which this run does not train; "
+            f"its phases are {', '.join(trained)}"
+        )
+    return name
 
 
 def _check_phase(setup: RunSetup, phase: PhaseOptions) -> None:
@@ -144,6 +185,18 @@ def selection_task(setup: RunSetup, phase: PhaseOptions) -> TaskSpec | None:
         if spec.source_language in languages:
             return spec
     return None
+
+
+def _take(folder: Path, world: World) -> RunLock | None:
+    """Rank 0's lock on the folder; collective."""
+    lock: RunLock | None = None
+
+    def take() -> None:
+        nonlocal lock
+        lock = RunLock(folder)
+
+    world.share(take)
+    return lock
 
 
 def _make_folder(folder: Path, world: World) -> None:
@@ -189,9 +242,6 @@ def origin_name(options: RunOptions, pretrained: Path | None, seed: int) -> str:
     if pretrained is None:
         return f"fresh:{seed}"
     return f"pretrained:{content_of_weight_files(pretrained)}"
-
-
-PHASE_FILE = "phase.json"
 
 
 def find_finished(folder: Path, phase: str) -> tuple[Path, str]:

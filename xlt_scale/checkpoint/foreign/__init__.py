@@ -1,0 +1,1 @@
+"""Checkpoints of other programs, read into our format, and ours written for other programs."""

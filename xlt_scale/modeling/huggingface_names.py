@@ -1,0 +1,117 @@
+"""Our parameters in Hugging Face's words: which class expresses a head, and what is called how in its files.
+
+Reading published files and writing ones that others read both go by these tables.
+"""
+
+from collections.abc import Mapping
+
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from xlt_scale.modeling.family import encoder_class
+from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.tasks.spec import TaskKind
+
+Form = Mapping[str, str]
+"""Modules of a head of ours -> the modules of a Hugging Face model that compute the same."""
+
+_AUTOMATIC_CLASSES = {
+    "classification": AutoModelForSequenceClassification,
+    "masked_language_modeling": AutoModelForMaskedLM,
+    "span": AutoModelForQuestionAnswering,
+    "tagging": AutoModelForTokenClassification,
+}
+
+# Families by the name that their encoder carries inside models with a head. BERT's pooling layer and classifier are
+# together the same function as RoBERTa's classification head.
+_FORMS: dict[str, dict[TaskKind, Form]] = {
+    "roberta": {
+        "classification": {"dense": "classifier.dense", "out_proj": "classifier.out_proj"},
+        "masked_language_modeling": {
+            "dense": "lm_head.dense",
+            "layer_norm": "lm_head.layer_norm",
+            "decoder": "lm_head.decoder",
+        },
+        "span": {"qa_outputs": "qa_outputs"},
+        "tagging": {"classifier": "classifier"},
+    },
+    "bert": {
+        "classification": {"dense": "bert.pooler.dense", "out_proj": "classifier"},
+        "masked_language_modeling": {
+            "dense": "cls.predictions.transform.dense",
+            "layer_norm": "cls.predictions.transform.LayerNorm",
+            "decoder": "cls.predictions.decoder",
+        },
+        "span": {"qa_outputs": "qa_outputs"},
+        "tagging": {"classifier": "classifier"},
+    },
+}
+
+
+def form_of_head(kind: TaskKind, prefix: str) -> Form | None:
+    """How a family expresses a kind of head; None where it does not, or not as ours.
+
+    Args:
+        prefix: the family's name for its encoder inside models with a head ('roberta').
+    """
+    return _FORMS.get(prefix, {}).get(kind)
+
+
+def all_forms(kind: TaskKind) -> list[Form]:
+    """How any family expresses a kind of head."""
+    return [forms[kind] for forms in _FORMS.values() if kind in forms]
+
+
+def encoder_names(name: str, prefix: str) -> list[str]:
+    """Names of a parameter of the encoder ('encoder....'): in a model with a head, and in a bare encoder."""
+    bare = name.removeprefix("encoder.")
+    return [f"{prefix}.{bare}", bare]
+
+
+def head_names(parameter: str, form: Form) -> list[str]:
+    """Names of a head's parameter ('dense.weight'); the one that the model computes with is first.
+
+    Models for masked language modelling have their output bias twice: in the decoder and beside it.
+    """
+    module, _, leaf = parameter.rpartition(".")
+    names = [f"{form[module]}.{leaf}"]
+    if parameter == "decoder.bias":
+        names.append(f"{form[module].removesuffix('.decoder')}.bias")
+    return names
+
+
+def class_of_head(kind: TaskKind, config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """The family's Hugging Face class for a kind of head, where it has one."""
+    classes = _AUTOMATIC_CLASSES[kind]._model_mapping if kind in _AUTOMATIC_CLASSES else {}
+    return classes[type(config)] if type(config) in classes else None
+
+
+def why_inexpressible(head: HeadSpec, config: PretrainedConfig) -> str:
+    """Why no Hugging Face class of this family computes what the head computes; '' when one does."""
+    prefix = encoder_class(config).base_model_prefix
+    if form_of_head(head.kind, prefix) is None or class_of_head(head.kind, config) is None:
+        return f"{config.model_type} has no Hugging Face class that computes a {head.kind} head as ours"
+    if head.kind == "classification" and head.pooling != "first":
+        return f"it pools by {head.pooling}, Hugging Face's {config.model_type} takes the first token"
+    if head.kind == "masked_language_modeling" and prefix == "bert" and config.hidden_act != "gelu":
+        return f"it uses gelu, Hugging Face's {config.model_type} head the configuration's {config.hidden_act}"
+    return ""
+
+
+def kind_of_architecture(config: PretrainedConfig) -> TaskKind | None:
+    """The kind of head that the class named in a configuration's `architectures` has; None for a bare encoder, or a
+    head that we do not have.
+    """
+    kinds: list[TaskKind] = ["classification", "masked_language_modeling", "span", "tagging"]
+    names = config.architectures or []
+    for kind in kinds:
+        found = class_of_head(kind, config)
+        if found is not None and found.__name__ in names:
+            return kind
+    return None
