@@ -38,6 +38,10 @@ def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: s
     settings.setdefault("communication_data_type", "fp32")
     settings["data_types"] = {"grad_accum_dtype": "fp32"} | _table(settings, "data_types", path)
     settings.setdefault("steps_per_print", 10**9)
+    if options.repeatable:
+        # Its linear layers round the product before they add the bias, so that in bf16 the engines would differ. They
+        # exist to save memory: PyTorch's own keep every gathered weight until the backward pass.
+        settings["zero_optimization"] = {"memory_efficient_linear": False} | settings["zero_optimization"]
     return settings
 
 

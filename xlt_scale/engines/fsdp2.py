@@ -6,6 +6,7 @@ from typing import Any
 
 import accelerate
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
@@ -14,6 +15,7 @@ from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
+from xlt_scale.engines.module_boundaries import sum_gradients_by_module
 from xlt_scale.engines.optimizer import (
     Moments,
     build_optimizer,
@@ -44,6 +46,8 @@ class Fsdp2Engine(Engine):
             parameter.requires_grad_(request.is_trained(name))
         if request.options.activation_checkpointing:
             self._model.checkpoint_activations()
+        if request.options.repeatable:
+            sum_gradients_by_module(self._model)
         self._mesh: DeviceMesh | None = None
         if request.world.size > 1 or request.precision == "bf16":
             self._mesh = _make_mesh(request)
@@ -57,7 +61,7 @@ class Fsdp2Engine(Engine):
         self._stepped: dict[str, nn.Parameter] = {name: self._parameters[name] for name in self._trained}
         if request.phase.optimizer != "adamw":
             self._stepped = {name: nn.Parameter(_local(self._parameters[name])) for name in self._trained}
-        self._optimizer = build_optimizer(request.phase, named_groups(request, self._stepped))
+        self._optimizer = build_optimizer(request, named_groups(request, self._stepped))
         self._moments = Moments(self._optimizer)
         self.optimizer_name, self.num_steps = request.phase.optimizer, 0
 
@@ -80,20 +84,37 @@ class Fsdp2Engine(Engine):
     def step(self, learning_rate: float) -> Tensor:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        clipping = self._request.phase.gradient_clipping or float("inf")
         trained = [self._parameters[name] for name in self._trained]
         for parameter in trained:
             # Some encoders have parameters that no forward pass uses (XLNet). They decay all the same, as under ZeRO-3.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        norm = nn.utils.clip_grad_norm_(trained, clipping)
+        norm = self._clip([_local(parameter.grad) for parameter in trained])
         self._hand_over_gradients()
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         for parameter in trained:
             parameter.grad = None
         self.num_steps += 1
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return norm
+
+    def _clip(self, gradients: list[Tensor]) -> Tensor:
+        """Scale the gradients down to the phase's norm; the norm before.
+
+        In fp64 and by ZeRO-3's formula: the norm's last bits decide those of every weight, and in fp32 they depend on
+        how parameters are cut.
+        """
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+        squares = torch.stack(norms).square().sum()
+        if self._mesh is not None and self._mesh.size(-1) > 1:
+            dist.all_reduce(squares, group=self._mesh.get_group("shard"))
+        norm = squares.sqrt()
+        clipping = self._request.phase.gradient_clipping
+        if clipping:
+            scale = 1.0 / ((norm + 1e-6) / clipping).clamp(min=1.0)
+            for gradient in gradients:
+                gradient.mul_(scale)
+        return norm
 
     def _hand_over_gradients(self) -> None:
         """Give the plain tensors that are stepped the shards' storage and gradients."""

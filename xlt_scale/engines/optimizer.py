@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xlt_scale.config import PhaseOptions
 from xlt_scale.engines.interface import MOMENTS, EngineRequest, GroupSettings
 
 _SETTINGS = ("lr", "weight_decay", "betas", "eps")
@@ -45,11 +44,17 @@ def has_small_moments(request: EngineRequest, name: str) -> bool:
     return request.phase.optimizer == "adamw_8bit" and spec.decays and not spec.is_embedding
 
 
-def build_optimizer(phase: PhaseOptions, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019) as the phase wants it."""
+def build_optimizer(request: EngineRequest, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019) as the phase wants it.
+
+    The fused kernel on CPUs rounds the last elements of a tensor in another way than the others, so its result depends
+    on how parameters are cut: where that matters, the plain one is taken.
+    """
+    phase = request.phase
     if phase.optimizer == "adamw_8bit":
         return _adamw_8bit()(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon)
-    return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon, fused=True)
+    is_fused = not request.options.repeatable
+    return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon, fused=is_fused)
 
 
 def _adamw_8bit() -> Any:

@@ -37,6 +37,7 @@ class Zero3Engine(Engine):
         self._request = request
         settings = deepspeed_settings(request.options, request.phase, request.precision, request.world.size)
         _check_settings(deepspeed, settings, request.options.deepspeed_config)
+        self._linear = torch.nn.functional.linear
         with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=settings):
             model = HeadedEncoder(request.plan, request.heads)
         model.tie()
@@ -45,7 +46,7 @@ class Zero3Engine(Engine):
         if request.options.activation_checkpointing:
             model.checkpoint_activations()
         self._parameters: dict[str, Any] = dict(model.named_parameters())
-        self._optimizer = build_optimizer(request.phase, named_groups(request, self._parameters))
+        self._optimizer = build_optimizer(request, named_groups(request, self._parameters))
         self._moments = Moments(self._optimizer)
         self.optimizer_name, self.num_steps = request.phase.optimizer, 0
         self._engine, *_ = deepspeed.initialize(
@@ -185,6 +186,8 @@ class Zero3Engine(Engine):
         parameters = [(parameter, vars(parameter)) for parameter in self._parameters.values()]
         held = [vars(self._engine.optimizer), self._optimizer.state, parameters]
         self._engine.destroy()
+        # DeepSpeed has put its own in its place.
+        torch.nn.functional.linear = self._linear
         for tensor in _tensors_in(held):
             if tensor.untyped_storage().resizable():
                 tensor.untyped_storage().resize_(0)
