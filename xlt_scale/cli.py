@@ -12,6 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from xlt_scale.cli_checkpoint import app as checkpoint_app
+from xlt_scale.cli_convert import convert
+from xlt_scale.cli_export import export
 from xlt_scale.errors import USER_ERROR_EXIT_CODE, UserError
 from xlt_scale.sizes import SIZES
 from xlt_scale.tasks.catalogue import find_task, load_catalogue
@@ -19,6 +22,9 @@ from xlt_scale.tasks.languages import describe
 from xlt_scale.tasks.spec import TaskSpec
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(checkpoint_app, name="checkpoint")
+app.command()(convert)
+app.command()(export)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 

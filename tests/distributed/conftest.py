@@ -1,8 +1,9 @@
-"""What the distributed tests share: one set of process groups."""
+"""What the distributed tests share: process groups that are started once."""
 
 import sys
 
 import pytest
+from checkpoint_runs import CheckpointRuns
 from small_runs import SmallRuns
 
 from launch import WORKERS
@@ -13,3 +14,8 @@ sys.path.insert(0, str(WORKERS))  # some tests compare with the workers' own sma
 @pytest.fixture(scope="session")
 def small_runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
     return SmallRuns(tmp_path_factory.mktemp("small-runs"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint_runs(tmp_path_factory: pytest.TempPathFactory) -> CheckpointRuns:
+    return CheckpointRuns(tmp_path_factory.mktemp("checkpoint-runs"))

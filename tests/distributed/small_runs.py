@@ -1,7 +1,6 @@
 """Process groups of one to four ranks, each started once for all tests that ask what happened in it."""
 
 import json
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ class SmallRuns:
     def one(self) -> Answers:
         actions: dict[str, Any] = {}
         for name in ENGINES:
-            actions[name] = self._train(name, LONG, save=self.saved(name, 1))
+            actions[name] = self._train(name, LONG)
             actions[f"{name} frozen"] = self._train(name, SHORT, phase={"freeze_embeddings": True})
         actions["zero3 unknown setting"] = {
             "do": "build_refused",
@@ -44,21 +43,18 @@ class SmallRuns:
 
     @cached_property
     def three(self) -> Answers:
-        _ = self.one
         actions: dict[str, Any] = {}
         for name in ENGINES:
-            actions[name] = self._train(name, 3, save=self.saved(name, 3))
-            actions |= self._loads(name, [1])
+            actions[name] = self._train(name, 3)
         return self._run(3, actions)
 
     @cached_property
     def two(self) -> Answers:
-        _ = self.three
         partitioned = {"stage": 3, "stage3_param_persistence_threshold": 0, "reduce_bucket_size": 2000}
         partitioned |= {"stage3_prefetch_bucket_size": 2000, "sub_group_size": 5000}
         actions: dict[str, Any] = {}
         for name in ENGINES:
-            actions[name] = self._train(name, LONG, save=self.saved(name, 2))
+            actions[name] = self._train(name, LONG)
             actions[f"{name} one micro-batch"] = self._train(name, SHORT, max_tokens_per_micro_batch=10_000)
             actions[f"{name} lopsided"] = self._train(name, SHORT, lopsided=True)
             actions[f"{name} frozen"] = self._train(name, SHORT, phase={"freeze_embeddings": True})
@@ -71,23 +67,6 @@ class SmallRuns:
                 actions[f"{name} classes {budget}"] = {"do": "classes", "engine": {"name": name}, "budget": budget}
             for family in FAMILIES:
                 actions[f"{name} {family}"] = self._train(name, 4, family=family)
-            actions |= self._loads(name, [1, 3])
-            for damage in self.damaged:
-                actions[f"{name} {damage}"] = {
-                    "do": "load_refused",
-                    "engine": {"name": name},
-                    "folder": str(self.damaged[damage]),
-                }
-            (self._folder / "file").write_text("")
-            folder = str(self._folder / "file" / "step-1")
-            actions[f"{name} no folder"] = {"do": "save_refused", "engine": {"name": name}, "folder": folder}
-            folder = str(self._folder / f"full-{name}" / "step-1")
-            actions[f"{name} full disk"] = {
-                "do": "save_refused",
-                "engine": {"name": name},
-                "folder": folder,
-                "failing_rank": 1,
-            }
         offload = str(REPOSITORY / "ds_configs" / "zero3_offload.json")
         actions["zero3 offload"] = self._train("zero3", SHORT, deepspeed_config=offload)
         actions["zero3 partitioned"] = self._train("zero3", SHORT, **self._deepspeed(partitioned))
@@ -95,67 +74,20 @@ class SmallRuns:
 
     @cached_property
     def four(self) -> Answers:
-        _ = self.two
         actions: dict[str, Any] = {}
         for name in ENGINES:
             actions[name] = self._train(name, SHORT)
-            actions |= self._loads(name, [2])
         return self._run(4, actions)
-
-    @cached_property
-    def one_again(self) -> Answers:
-        """One rank reads what more ranks have written."""
-        _ = self.two
-        actions: dict[str, Any] = {}
-        for name in ENGINES:
-            actions |= self._loads(name, [2, 3])
-        return self._run(1, actions)
 
     def at(self, world_size: int) -> Answers:
         return {1: self.one, 2: self.two, 3: self.three, 4: self.four}[world_size]
 
-    def saved(self, engine: str, world_size: int) -> Path:
-        """Where the engine's run at that world size leaves its checkpoint."""
-        return self._folder / f"{engine}-{world_size}" / "step-1"
-
-    @cached_property
-    def damaged(self) -> dict[str, Path]:
-        """Copies of a good checkpoint of three ranks, each with one fault."""
-        copies = {}
-        for damage in ("truncated file", "missing marker", "missing range", "missing file", "flipped bit"):
-            copies[damage] = self._folder / damage.replace(" ", "-")
-            shutil.copytree(self.saved("zero3", 3), copies[damage])
-        file = copies["truncated file"] / "rank-00001.safetensors"
-        file.write_bytes(file.read_bytes()[:-64])
-        (copies["missing marker"] / "COMPLETE").unlink()
-        manifest = copies["missing range"] / "manifest.json"
-        table = json.loads(manifest.read_text())
-        del table["tensors"]["param/heads.mlm.dense.weight"]["ranges"][1]
-        manifest.write_text(json.dumps(table))
-        (copies["missing file"] / "rank-00002.safetensors").unlink()
-        file = copies["flipped bit"] / "rank-00001.safetensors"
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        file.write_bytes(content)
-        return copies
-
-    def _train(self, name: str, steps: int, save: Path | None = None, **arguments: Any) -> dict[str, Any]:
-        action: dict[str, Any] = {"do": "train", "steps": steps, "save": str(save or "")}
+    def _train(self, name: str, steps: int, **arguments: Any) -> dict[str, Any]:
+        action: dict[str, Any] = {"do": "train", "steps": steps}
         for key in ("phase", "lopsided", "family"):
             if key in arguments:
                 action[key] = arguments.pop(key)
         return action | {"engine": {"name": name, "max_tokens_per_micro_batch": SMALL_BUDGET} | arguments}
-
-    def _loads(self, name: str, world_sizes: list[int]) -> dict[str, Any]:
-        return {
-            f"{name} loads {saver} {size}": {
-                "do": "load",
-                "engine": {"name": name},
-                "folder": str(self.saved(saver, size)),
-            }
-            for saver in ENGINES
-            for size in world_sizes
-        }
 
     def _deepspeed(self, zero_optimization: dict[str, Any]) -> dict[str, Any]:
         """Engine options with a DeepSpeed file of these settings."""

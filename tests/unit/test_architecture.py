@@ -23,6 +23,9 @@ ROOMS = [
     "training",
     "scaling",
     "option_reference",
+    "cli_checkpoint",
+    "cli_convert",
+    "cli_export",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

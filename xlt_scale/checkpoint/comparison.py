@@ -1,5 +1,6 @@
 """Whether two checkpoints hold the same state: by the checksums in their manifests, whatever wrote them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,7 @@ def largest_difference(first: CheckpointReader, second: CheckpointReader, key: s
     for low in range(0, numel, PIECE):
         high = min(low + PIECE, numel)
         difference = first.read(key, low, high).sub_(second.read(key, low, high)).abs_().max().item()
-        if difference != difference:
+        if math.isnan(difference):
             return difference
         largest = max(largest, difference)
     return largest

@@ -1,5 +1,6 @@
 """Find checkpoints from what a person names: one of them, a phase's folder, a run's, or a folder of checkpoints."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,7 +33,7 @@ class FoundCheckpoint:
 
     @property
     def is_result(self) -> bool:
-        return self.folder.name == RESULT
+        return self.folder.absolute().name == RESULT
 
     @property
     def phase(self) -> str:
@@ -46,13 +47,18 @@ class FoundCheckpoint:
         """Optimiser steps that it has seen, from the folder's name where the manifest does not say."""
         if self.manifest and isinstance(step := self.manifest.facts.get("step"), int):
             return step
-        digits = self.folder.name.removeprefix("step-")
+        digits = self.folder.absolute().name.removeprefix("step-")
         return int(digits) if digits.isdecimal() else None
 
     @property
     def num_bytes(self) -> int:
         """What its files take on the disk, those without a manifest too."""
-        return sum(path.stat().st_size for path in self.folder.glob("*") if path.is_file())
+        total = 0
+        for path in self.folder.glob("*"):
+            # A run that goes on may remove it meanwhile.
+            with contextlib.suppress(OSError):
+                total += path.stat().st_size
+        return total
 
     @property
     def saved_at(self) -> datetime | None:
@@ -158,4 +164,3 @@ def find_checkpoint(path: Path) -> FoundCheckpoint:
 def newest_last(found: Sequence[FoundCheckpoint]) -> list[FoundCheckpoint]:
     """By step; the result behind a training state of the same step."""
     return sorted(found, key=lambda one: (one.step or 0, one.is_result))
-

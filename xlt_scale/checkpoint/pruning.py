@@ -62,7 +62,9 @@ def remove(found: FoundCheckpoint) -> None:
     try:
         remove_checkpoint(found.folder)
     except OSError as error:
-        raise UserError(f"{found.folder} cannot be removed ({error.strerror}); change its folder's permissions") from None
+        raise UserError(
+            f"{found.folder} cannot be removed ({error.strerror}); change its folder's permissions"
+        ) from None
 
 
 def _best_step(whole: list[FoundCheckpoint]) -> int | None:

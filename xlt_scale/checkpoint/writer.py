@@ -1,5 +1,6 @@
 """Write a checkpoint: every rank its own ranges, the manifest and the COMPLETE marker last."""
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -68,8 +69,13 @@ def write_checkpoint(
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Delete a checkpoint so that no half of it is ever taken for one."""
-    shutil.rmtree(_put_aside(folder), ignore_errors=True)
+    """Delete a checkpoint so that no half of it is ever taken for one; nothing when it is gone already.
+
+    Raises:
+        OSError: its folder may not be changed.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(_put_aside(folder), ignore_errors=True)
 
 
 def list_remains(folder: Path) -> list[Path]:
@@ -130,7 +136,7 @@ def _finish(temporary: Path, folder: Path, manifest: Manifest) -> None:
     (temporary / MANIFEST).write_text(text, encoding="utf-8")
     flush_to_disk(temporary / MANIFEST)
     flush_to_disk(temporary)
-    # Written before the renaming: a disk without space for it leaves the older checkpoint whole and no half of this one.
+    # Before the renaming: a disk without space for it leaves the older checkpoint whole, and no half of this one.
     (temporary / COMPLETE).write_text(complete_marker(text))
     flush_to_disk(temporary / COMPLETE)
     flush_to_disk(temporary)

@@ -111,7 +111,7 @@ class Moments:
         state = self._optimizer.state.get(tensor, {})
         stored = state.get(kind if kind in state else _BITSANDBYTES[kind])
         if stored is None:
-            return torch.zeros(tensor.numel(), device=tensor.device)
+            return torch.zeros_like(_flat(tensor))
         if stored.dtype != torch.uint8:
             return _flat(stored)
         return _dequantise(state, _NUMBER[kind])

@@ -88,8 +88,9 @@ def head_names(parameter: str, form: Form) -> list[str]:
 
 def class_of_head(kind: TaskKind, config: PretrainedConfig) -> type[PreTrainedModel] | None:
     """The family's Hugging Face class for a kind of head, where it has one."""
-    classes = _AUTOMATIC_CLASSES[kind]._model_mapping if kind in _AUTOMATIC_CLASSES else {}
-    return classes[type(config)] if type(config) in classes else None
+    if kind not in _AUTOMATIC_CLASSES:
+        return None
+    return _AUTOMATIC_CLASSES[kind]._model_mapping.get(type(config), None)
 
 
 def why_inexpressible(head: HeadSpec, config: PretrainedConfig) -> str:

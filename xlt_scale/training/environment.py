@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
+from xlt_scale import __version__
 from xlt_scale.engines.world import World
 
-_PACKAGES = ("xlt-scale", "torch", "deepspeed", "transformers", "datasets", "accelerate", "safetensors", "numpy")
+_PACKAGES = ("torch", "deepspeed", "transformers", "datasets", "accelerate", "safetensors", "numpy")
 
 
 def describe_environment(world: World, **facts: Any) -> dict[str, Any]:
@@ -36,7 +37,10 @@ def describe_environment(world: World, **facts: Any) -> dict[str, Any]:
 @cache
 def software() -> dict[str, Any]:
     """Git revision and versions of packages."""
-    return {"git_revision": _git_revision(), "versions": {name: _version(name) for name in _PACKAGES}}
+    return {
+        "git_revision": _git_revision(),
+        "versions": {"xlt-scale": __version__} | {name: _version(name) for name in _PACKAGES},
+    }
 
 
 def write_json(path: Path, table: Any) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from xlt_scale.checkpoint.reader import CheckpointReader, CheckpointWeights
-from xlt_scale.checkpoint.training_state import check_arrival, load_weights
+from xlt_scale.checkpoint.reader import CheckpointWeights
+from xlt_scale.checkpoint.training_state import check_arrival, load_weights, open_together
 from xlt_scale.engines.interface import Engine
 from xlt_scale.modeling.weights import FirstOf, FreshWeights, PretrainedWeights, WeightSource
 from xlt_scale.training.job import PhaseJob
@@ -24,11 +24,12 @@ def load_parent(job: PhaseJob, engine: Engine) -> None:
     parent, parameters = job.parent, job.parameters
     fresh = FreshWeights(parameters, job.seed)
     if parent.checkpoint is not None:
-        reader = CheckpointReader(parent.checkpoint)
+        reader = open_together(job.setup.world, parent.checkpoint)
         weights = CheckpointWeights(reader, parameters)
         kept = [name for name in parameters if name.startswith(("encoder.", "heads.mlm.")) and weights.has(name)]
         engine.load_parameters(FirstOf([_Some(weights, kept), fresh]))
         check_arrival(engine, reader, [f"param/{name}" for name in kept])
+        reader.close()
         _say_what_is_new(job, kept)
     elif parent.pretrained is not None:
         pretrained = PretrainedWeights(parent.pretrained, parameters, job.setup.plan.prefix)
@@ -43,7 +44,9 @@ def load_result(job: PhaseJob, engine: Engine, folder: Path) -> None:
     """Fill the engine with all weights of a checkpoint of this very phase, or of the parent that it only scores;
     collective.
     """
-    load_weights(engine, CheckpointReader(folder), job.parameters)
+    reader = open_together(job.setup.world, folder)
+    load_weights(engine, reader, job.parameters)
+    reader.close()
 
 
 def _say_what_is_new(job: PhaseJob, kept: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xlt_scale.checkpoint.background import BackgroundWriter, Outcome
+from xlt_scale.checkpoint.finding import RESULT
 from xlt_scale.checkpoint.store import Retention, find_problem, list_checkpoints, step_folder, step_of
 from xlt_scale.checkpoint.training_state import StagedState, load_weights, open_together, save_weights
 from xlt_scale.checkpoint.writer import remove_checkpoint
@@ -83,30 +84,32 @@ class PhaseKeeper:
     def poll(self) -> None:
         self._report(self._background.poll())
 
-    def result(self) -> Path:
+    def result(self, progress: Progress) -> Path:
         """Save the weights that the phase ends with, and leave the engine with them; collective.
 
         The checkpoints that were for going on are removed, but for those of every `keep_every`-th step.
+
+        Args:
+            progress: after the last step.
 
         Raises:
             UserError: they cannot be saved, or the best ones cannot be read.
         """
         job = self._job
         self._report(self._background.wait())
-        step = job.num_steps
-        if job.phase.keep == "best" and self._best is not None and self._best["step"] != step:
+        facts = describe_checkpoint(job, progress, self._best)
+        if job.phase.keep == "best" and self._best is not None and self._best["step"] != job.num_steps:
             best = job.setup.world.share(lambda: self._saved_best)
             if best != self._best:
                 job.setup.announce(
                     f"phase {job.phase.name}: the best weights, of step {self._best['step']}, could not be saved"
                 )
             if best is not None:
-                step = best["step"]
-                reader = open_together(job.setup.world, step_folder(self._checkpoints, step))
+                reader = open_together(job.setup.world, step_folder(self._checkpoints, best["step"]))
                 load_weights(self._engine, reader, job.parameters)
                 reader.close()
-        folder = job.folder / "result"
-        facts = describe_checkpoint(job, Progress(step), self._best)
+                facts |= {key: reader.manifest.facts[key] for key in ("step", "position", "progress")}
+        folder = job.folder / RESULT
         save_weights(self._engine, job.parameters, folder, facts)
         if job.setup.world.is_main:
             for path in list_checkpoints(self._checkpoints):
@@ -121,7 +124,10 @@ class PhaseKeeper:
     def _remove_old_ones(self, best: int | None) -> None:
         whole = [step_of(folder) for folder in list_checkpoints(self._checkpoints) if not find_problem(folder)]
         for step in Retention(self._options.keep_last, self._options.keep_every).removable(whole, best):
-            remove_checkpoint(step_folder(self._checkpoints, step))
+            try:
+                remove_checkpoint(step_folder(self._checkpoints, step))
+            except OSError as error:
+                self._saving["note"] = f"step-{step:08d} cannot be removed ({error.strerror})"
 
     def _report(self, outcome: Outcome | None) -> None:
         """Tell how a save ended; called by the training thread alone."""
@@ -135,6 +141,8 @@ class PhaseKeeper:
             self._job.setup.announce(f"phase {name}: not saved, training goes on: {outcome.problem}")
             return
         self._saved_best = saving["best"]
+        if "note" in saving:
+            self._job.setup.announce(f"phase {name}: {saving['note']}")
         self._metrics.write(row | {"checkpoint": f"step-{saving['step']:08d}", "gigabytes": saving["gigabytes"]})
 
 

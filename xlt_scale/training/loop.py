@@ -128,8 +128,8 @@ class _Interval:
         return cls(losses=[], started=time.perf_counter())
 
 
-def train(training: Training) -> None:
-    """Run all steps of a phase; collective.
+def train(training: Training) -> Progress:
+    """Run the steps of a phase that are left; how far it then is. Collective.
 
     Raises:
         TrainingError: a loss or gradient was not finite (found at the next logged step, on every rank).
@@ -137,7 +137,7 @@ def train(training: Training) -> None:
     phase, engine = training.phase, training.engine
     world = engine.world
     mixture, keeper = training.mixture, training.keeper
-    num_tokens = training.start.tokens
+    progress = training.start
     began = time.perf_counter() - training.start.seconds
     interval = _Interval.begin()
     peak = peak_flops(world.device)
@@ -168,8 +168,8 @@ def train(training: Training) -> None:
             saves = keeper.saves_at(done)
             if done % training.logging.every == 0 or evaluates or saves:
                 row, is_overdue = _row(training, interval, peak, done, rate, norm, keeper.is_overdue())
-                num_tokens += interval.num_tokens_of_all
-                seconds = time.perf_counter() - began
+                num_tokens, seconds = progress.tokens + interval.num_tokens_of_all, time.perf_counter() - began
+                progress = Progress(done, num_tokens, seconds, mixture.steps_before(done))
                 row |= {"tokens": num_tokens, "task": mixture.at(step)[0], "seconds": seconds}
                 training.metrics.write(row)
                 view.show(row)
@@ -177,9 +177,10 @@ def train(training: Training) -> None:
                     keeper.evaluate(done)
                     engine.train(True)
                 if not is_last and (saves or is_overdue or keeper.saves_at(done)):
-                    keeper.save(Progress(done, num_tokens, seconds, mixture.steps_before(done)))
+                    keeper.save(progress)
                 interval = _Interval.begin()
             waiting_since = time.perf_counter()
+    return progress
 
 
 def _micro_batches(training: Training, task: TaskTraining, step: int) -> list[MicroBatch]:

@@ -69,20 +69,20 @@ def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter, start: S
     keeper = PhaseKeeper(job, engine, metrics, best)
     try:
         if job.phase.trains:
-            _train(job, engine, metrics, keeper, progress)
-        _write_phase_file(job, keeper.result())
+            progress = _train(job, engine, metrics, keeper, progress)
+        _write_phase_file(job, keeper.result(progress))
     finally:
         keeper.close()
 
 
-def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseKeeper, progress: Progress) -> None:
+def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseKeeper, progress: Progress) -> Progress:
     setup, phase = job.setup, job.phase
     what = " + ".join(phase.tasks)
     setup.announce(f"phase {phase.name}: {what}, {job.num_steps} steps of {phase.batch_size} examples, {job.hash}")
     num_non_embedding_parameters = sum(
         spec.numel for name, spec in job.parameters.items() if name.startswith("encoder.") and not spec.is_embedding
     )
-    train(
+    return train(
         Training(
             engine=engine,
             phase=phase,

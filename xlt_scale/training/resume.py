@@ -92,7 +92,8 @@ def _look(job: PhaseJob) -> Start:
     if finished:
         changes = describe_changes(finished.get("identity", {}), job.identity) or "what it starts from is another"
         return Start(notes=(f"{changes}; the earlier result is kept as {_put_aside(job).name}",))
-    remove_remains(checkpoints)
+    for folder in (job.folder, checkpoints):
+        remove_remains(folder)
     found = find_checkpoints(checkpoints)
     if not found.whole:
         if found.damaged:

@@ -23,7 +23,7 @@ from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import describe_parameters
 from xlt_scale.modeling.weights import FreshWeights
 from xlt_scale.tasks.spec import TaskSpec
-from xlt_scale.training.loop import ModelCost, TaskTraining, Training, train
+from xlt_scale.training.loop import ModelCost, Progress, TaskTraining, Training, train
 
 VOCABULARY = 120
 NUM_LABELS = 3
@@ -75,8 +75,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_plan(architecture: dict[str, Any]) -> EncoderPlan:
-    return plan_encoder(ModelOptions(architecture=architecture, tokenizer="micro", max_length=64, dropout=0.0))
+def make_plan(architecture: dict[str, Any], dropout: float = 0.0) -> EncoderPlan:
+    return plan_encoder(ModelOptions(architecture=architecture, tokenizer="micro", max_length=64, dropout=dropout))
 
 
 def make_data(task: str) -> TokenizedData:
@@ -151,8 +151,10 @@ def make_engine(request: EngineRequest, seed: int = 1) -> Engine:
     return engine
 
 
-def run_loop(engine: Engine, request: EngineRequest, num_steps: int, lopsided: bool = False) -> list[dict[str, Any]]:
-    """Train with the product's own loop; the row of metrics of every step."""
+def run_loop(
+    engine: Engine, request: EngineRequest, num_steps: int, lopsided: bool = False, start: int = 0
+) -> list[dict[str, Any]]:
+    """Train with the product's own loop up to `num_steps`, of which `start` are done; each step's row of metrics."""
     rows = _Rows()
     train(
         Training(
@@ -166,10 +168,30 @@ def run_loop(engine: Engine, request: EngineRequest, num_steps: int, lopsided: b
             cost=ModelCost(1, 1, 1),
             logging=LoggingOptions(every=1, tensorboard=False, progress="none"),
             metrics=rows,  # type: ignore[arg-type]
-            evaluate=lambda step: None,
+            keeper=_NothingBetweenSteps(),
+            start=Progress(start),
         )
     )
     return rows.rows
+
+
+class _NothingBetweenSteps:
+    """A keeper that neither scores nor saves."""
+
+    def poll(self) -> None:
+        pass
+
+    def evaluate(self, step: int) -> None:
+        pass
+
+    def saves_at(self, step: int) -> bool:
+        return False
+
+    def is_overdue(self) -> bool:
+        return False
+
+    def save(self, progress: Progress) -> None:
+        raise AssertionError("it never asks for that")
 
 
 class _Rows:
@@ -183,7 +205,8 @@ class _Rows:
 
 
 def digests(engine: Engine, request: EngineRequest) -> dict[str, int]:
-    return state_checksums(engine, [f"param/{name}" for name in request.parameters])
+    found = state_checksums(engine, [f"param/{name}" for name in request.parameters])
+    return {key.removeprefix("param/"): checksum for key, checksum in found.items()}
 
 
 def plain_losses(num_steps: int) -> list[float]:

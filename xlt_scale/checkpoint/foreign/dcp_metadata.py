@@ -4,7 +4,9 @@ import io
 import pathlib
 import pickle
 from collections import OrderedDict
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import new_class
 from typing import Any
 
 import torch
@@ -43,9 +45,19 @@ for _module in ("pathlib", "pathlib._local"):
 class _MetadataUnpickler(pickle.Unpickler):
     """Knows the classes that DCP's metadata is made of, and no others."""
 
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self._copies: dict[Any, type] = {}
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
+            found: Any = _ALLOWED[module, name]
+            if not is_dataclass(found) and found is not pathlib.PurePosixPath:
+                return found
+            # A pickle can set attributes of a class: it gets one that nothing else uses.
+            if found not in self._copies:
+                self._copies[found] = new_class(name, (found,))
+            return self._copies[found]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             return getattr(torch, name)
         raise _Refused(f"{module}.{name}")
@@ -63,7 +75,7 @@ def read_metadata(folder: Path) -> dcp.Metadata:
     """
     path = folder / METADATA
     try:
-        found = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+        found = _MetadataUnpickler(path.read_bytes()).load()
     except _Refused as error:
         raise UserError(
             f"{path} names {error}, which is no part of DCP's metadata and might run code; it is not loaded: "

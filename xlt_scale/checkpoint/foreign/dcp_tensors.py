@@ -24,7 +24,6 @@ class DcpFolder:
     Attributes:
         tensors: shape, dtype and chunks of every tensor by key.
         values: keys of what is no tensor.
-        paths: of a key, where in nested dictionaries it was; empty where the folder does not say.
 
     Raises:
         UserError: the metadata is missing or damaged, or not what DCP writes.
@@ -36,7 +35,6 @@ class DcpFolder:
         entries = metadata.state_dict_metadata
         self.tensors = {key: found for key, found in entries.items() if isinstance(found, TensorStorageMetadata)}
         self.values = [key for key, found in entries.items() if isinstance(found, BytesStorageMetadata)]
-        self.paths: dict[str, tuple[Any, ...]] = metadata.planner_data if isinstance(metadata.planner_data, dict) else {}
         self._places: dict[tuple[str, _Offsets | None], Any] = {}
         for index, place in metadata.storage_data.items():
             offset = None if index.offset is None else tuple(index.offset)
@@ -44,8 +42,8 @@ class DcpFolder:
 
     @property
     def num_writers(self) -> int:
-        """Ranks that wrote files; they are numbered in the files' names."""
-        return len({str(place.relative_path).split("_0.")[0].rpartition("_")[0] for place in self._places.values()})
+        """Ranks that wrote files, by the numbers in the files' names."""
+        return len({str(place.relative_path).rpartition("_")[0] for place in self._places.values()})
 
     def value(self, key: str) -> Any:
         """What is stored under a key, whole: a plain value or a small tensor."""

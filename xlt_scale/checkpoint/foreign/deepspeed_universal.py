@@ -54,7 +54,7 @@ def read_universal(folder: Path, with_optimizer: bool = True) -> ForeignState:
         optimizer = _read_optimizer(folder, sub_groups)
         for name in shapes:
             if all(_path(folder, key).is_file() for key in moment_keys(name)):
-                keys |= {key: shapes[name] for key in moment_keys(name)}
+                keys |= dict.fromkeys(moment_keys(name), shapes[name])
 
     def read(key: str) -> Iterator[Tensor]:
         name = key.partition("/")[2]

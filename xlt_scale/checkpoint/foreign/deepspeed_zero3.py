@@ -73,7 +73,7 @@ def read_zero3(folder: Path, with_optimizer: bool = True) -> ForeignState:
         optimizer, has_moments = _read_optimizer(optimizers, sub_groups, optimizer_files)
         for name, place in places.items():
             if has_moments[place.sub_group]:
-                keys |= {key: shapes[name] for key in moment_keys(name)}
+                keys |= dict.fromkeys(moment_keys(name), shapes[name])
 
     def read(key: str) -> Iterator[Tensor]:
         kind, _, name = key.partition("/")
@@ -150,9 +150,7 @@ def _read_optimizer(
 
 def saved_steps(optimizer: Mapping[str, Any]) -> list[Any]:
     """The step of every flat tensor that has been stepped. DeepSpeed's FusedAdam once kept it in the group."""
-    of_groups = {
-        number: group.get("step") for group in optimizer["param_groups"] for number in group.get("params", [])
-    }
+    of_groups = {number: group.get("step") for group in optimizer["param_groups"] for number in group.get("params", [])}
     found = [state.get("step", of_groups.get(number)) for number, state in optimizer["state"].items() if state]
     return [step for step in found if step is not None]
 

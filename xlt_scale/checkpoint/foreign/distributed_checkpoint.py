@@ -1,8 +1,8 @@
 """Training states in folders of `torch.distributed.checkpoint`, by the names that PyTorch and torchtitan give them.
 
 Keys are those of `torch.distributed.checkpoint.state_dict.get_state_dict`, saved as `{"model": ..., "optim": ...}` (or
-`"optimizer"`), with parameter groups by number or, as torchtitan has them, flattened to each parameter. torchtitan keeps
-the model's names at the top, without `model.`.
+`"optimizer"`), with parameter groups by number or, as torchtitan has them, flattened to each parameter. torchtitan
+keeps the model's names at the top, without `model.`.
 """
 
 import re
@@ -26,7 +26,7 @@ from xlt_scale.engines.interface import MOMENTS
 from xlt_scale.errors import UserError
 
 _OPTIMIZER = re.compile(r"((?:.*?\.)?(?:optim|optimizer)\.)(?:state|param_groups)\.")
-_NO_MODEL = re.compile(r"(optim|optimizer|lr_scheduler|scheduler|dataloader|train_state|extra_state|rng)(_state)?(\.|$)")
+_NO_MODEL = re.compile(r"(optim|optimizer|lr_scheduler|scheduler|dataloader|train_state|rng_state)(\.|$)")
 _STEPS = ("step", "train_state.step")
 
 
@@ -112,7 +112,8 @@ def _weights(
         ]
         names = {key.removeprefix(prefix): key for key in keys}
         if names and (not moments_of or not moments_of.keys().isdisjoint(names)):
-            weights = {name: key for name, key in names.items() if stored.tensors[key].properties.dtype.is_floating_point}
+            dtypes = {name: stored.tensors[key].properties.dtype for name, key in names.items()}
+            weights = {name: key for name, key in names.items() if dtypes[name].is_floating_point}
             return weights, sorted(names.keys() - weights.keys())
     return {}, []
 
@@ -145,9 +146,7 @@ def _groups(stored: DcpFolder, prefix: str) -> list[_Group]:
         return groups
     groups = []
     for owner, found in owners.items():
-        group = next((group for group in groups if group.settings == found.settings), None)
-        if group is None:
-            group = _Group(found.settings)
-            groups.append(group)
-        group.parameters.append(owner)
+        if found.settings not in [group.settings for group in groups]:
+            groups.append(_Group(found.settings))
+        next(group for group in groups if group.settings == found.settings).parameters.append(owner)
     return groups

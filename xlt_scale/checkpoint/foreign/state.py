@@ -124,7 +124,11 @@ def rename_parameters(state: ForeignState, prefixes: Sequence[tuple[str, str]]) 
     old_keys = {_renamed(key, new_names): key for key in state.shapes}
     optimizer = state.optimizer
     if optimizer is not None:
-        members = {group: [new_names[name] for name in names] for group, names in optimizer.members.items()}
+        # A group may name tied parameters twice, of which one is stored.
+        members = {
+            group: [new_names[name] for name in names if name in new_names]
+            for group, names in optimizer.members.items()
+        }
         optimizer = replace(optimizer, members=members)
     return replace(
         state,
@@ -213,6 +217,24 @@ def group_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     if all(names) and len(set(names)) == len(names):
         return names
     return [f"group_{number}" for number in range(len(groups))]
+
+
+def regrouped(manifest: Manifest) -> list[str]:
+    """Parameters that our engines put into another group, with other settings, than the one they were saved in.
+
+    Known only where the groups go by our names. Ours is the usual rule: matrices decay, biases and norms do not.
+    """
+    optimizer = manifest.facts.get("optimizer") or {}
+    settings, members = optimizer.get("groups", {}), optimizer.get("members", {})
+    if settings.keys() != {"decay", "no_decay"}:
+        return []
+    found = []
+    for group, names in members.items():
+        for name in names:
+            ours = "decay" if len(manifest.tensors[f"param/{name}"].shape) > 1 else "no_decay"
+            if settings[ours] != settings[group]:
+                found.append(name)
+    return found
 
 
 def common_step(steps: Iterable[Any], place: Path) -> int:
