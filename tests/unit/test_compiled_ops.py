@@ -112,10 +112,10 @@ def test_ranks_that_start_together_compile_once_and_all_load(tmp_path: Path, ext
     assert (tmp_path / "compilations.txt").read_text().split() == ["once"]
 
 
-def test_an_op_that_is_built_loads_in_well_under_a_second(tmp_path: Path, extensions: Path) -> None:
+def test_an_op_that_is_built_loads_in_under_a_second(tmp_path: Path, extensions: Path) -> None:
     output_of(start_loading(tmp_path))
     seconds = float(output_of(start_loading(tmp_path)).split()[-1])
-    assert seconds < 0.5
+    assert seconds < 1.0
 
 
 def test_a_start_after_a_killed_compilation_goes_on_with_one_logged_line(tmp_path: Path, extensions: Path) -> None:

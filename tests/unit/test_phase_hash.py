@@ -9,7 +9,7 @@ from xlt_scale.config import ModelOptions, PhaseOptions
 from xlt_scale.modeling.encoder import EncoderPlan, build_encoder, plan_encoder
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.training import identity
-from xlt_scale.training.identity import phase_hash
+from xlt_scale.training.identity import hash_of, phase_identity
 
 PHASE = PhaseOptions(name="target", task="micro-nli", steps=10)
 
@@ -34,7 +34,7 @@ def name(plan: EncoderPlan, phase: PhaseOptions = PHASE, **changes: Any) -> str:
         "precision": "fp32",
         "max_length": 64,
     }
-    return phase_hash(phase, **facts | changes)
+    return hash_of(phase_identity(phase, **facts | changes))
 
 
 def changed(**values: Any) -> PhaseOptions:
@@ -59,6 +59,7 @@ def test_the_same_phase_has_the_same_name(plan: EncoderPlan) -> None:
         {"max_examples": 5},
         {"batch_size": 33},
         {"learning_rate": 2e-5},
+        {"optimizer": "adamw_8bit"},
         {"schedule": "cosine"},
         {"warmup": 0.2},
         {"weight_decay": 0.0},
@@ -101,7 +102,17 @@ def test_every_option_of_a_phase_is_decided_one_way_or_the_other() -> None:
     """A new option must be put into one of the two tests above."""
     decisive = {
         *("task", "mixture", "languages", "max_examples", "batch_size", "learning_rate", "schedule", "warmup"),
-        *("weight_decay", "betas", "epsilon", "gradient_clipping", "freeze_embeddings", "masking", "pooling", "keep"),
+        *(
+            "optimizer",
+            "weight_decay",
+            "betas",
+            "epsilon",
+            "gradient_clipping",
+            "freeze_embeddings",
+            "masking",
+            "pooling",
+            "keep",
+        ),
     }
     only_with_best = {"evaluate_every", "evaluation_examples"}
     without_influence = {

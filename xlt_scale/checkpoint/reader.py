@@ -1,7 +1,7 @@
 """Read ranges of a checkpoint, whatever engine and world size wrote it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xlt_scale.checkpoint.checksum import combine_all, tensor_checksum
 from xlt_scale.checkpoint.manifest import BYTES_PER_ELEMENT, Manifest, StoredRange, read_manifest
-from xlt_scale.checkpoint.tensor_file import read_elements
+from xlt_scale.checkpoint.tensor_file import read_into
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.parameters import ParameterSpec
 
@@ -29,6 +29,7 @@ class CheckpointReader:
         self.manifest = manifest or read_manifest(folder)
         self._open: dict[str, int] = {}
         self._read: dict[str, list[tuple[int, int, int]]] = {}
+        self._is_noted: Callable[[str], bool] = lambda key: True
 
     def has(self, key: str) -> bool:
         return key in self.manifest.tensors
@@ -39,16 +40,30 @@ class CheckpointReader:
         Raises:
             UserError: a file is missing or ends early, or the tensor has fewer elements.
         """
-        stored = self.manifest.tensors[key]
+        values = torch.empty(stop - start)
+        self.read_into(values, key, start)
+        return values
+
+    def read_into(self, destination: Tensor, key: str, start: int) -> None:
+        """Fill a contiguous 1-D fp32 tensor on the CPU with the elements of a flattened tensor from `start` on.
+
+        Raises:
+            UserError: a file is missing or ends early, or the tensor has fewer elements.
+        """
+        stored, stop = self.manifest.tensors[key], start + destination.numel()
         if stop > stored.numel:
             raise UserError(f"{self.folder}: {key} has {stored.numel} elements, the model wants {stop}")
-        parts = []
         for part in stored.ranges:
             low, high = max(start, part.start), min(stop, part.stop)
             if low < high:
-                parts.append(self._read_part(part, low, high))
-                self._read.setdefault(key, []).append((low, high, tensor_checksum(parts[-1])))
-        return parts[0] if len(parts) == 1 else torch.cat([torch.empty(0), *parts])
+                values = destination[low - start : high - start]
+                self._read_part(values, part, low)
+                if self._is_noted(key):
+                    self._read.setdefault(key, []).append((low, high, tensor_checksum(values)))
+
+    def note_checksums(self, of: Callable[[str], bool]) -> None:
+        """Of which keys `checksum_of_read` will be asked: nobody pays for the others' checksums. At first of all."""
+        self._is_noted = of
 
     def checksum_of_read(self, key: str) -> tuple[int, int, int]:
         """What has been read of a tensor from its lowest element on, as (start, number of bytes, checksum): for
@@ -65,13 +80,11 @@ class CheckpointReader:
             os.close(descriptor)
         self._open.clear()
 
-    def _read_part(self, part: StoredRange, start: int, stop: int) -> Tensor:
+    def _read_part(self, values: Tensor, part: StoredRange, start: int) -> None:
         try:
             if part.file not in self._open:
                 self._open[part.file] = os.open(self.folder / part.file, os.O_RDONLY)
-            return read_elements(
-                self._open[part.file], part.offset + BYTES_PER_ELEMENT * (start - part.start), stop - start
-            )
+            read_into(values, self._open[part.file], part.offset + BYTES_PER_ELEMENT * (start - part.start))
         except (OSError, EOFError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise UserError(f"{self.folder / part.file} cannot be read ({why}); use another checkpoint") from None

@@ -81,6 +81,8 @@ def load_weights(engine: Engine, reader: CheckpointReader, parameters: Parameter
     Raises:
         UserError: the checkpoint is damaged or of another architecture; all ranks raise.
     """
+    # `check_arrival` compares what lies in the engine, but for what is quantised there.
+    reader.note_checksums(engine.quantises)
     engine.load_parameters(CheckpointWeights(reader, parameters))
     check_arrival(engine, reader, [f"param/{name}" for name in parameters])
 
@@ -99,6 +101,8 @@ def load_training_state(engine: Engine, reader: CheckpointReader, parameters: Pa
     if missing:
         raise UserError(f"{reader.folder}: {missing[0]} is missing; the checkpoint is of another phase")
     optimizer = manifest.facts["optimizer"]
+    # `check_arrival` compares what lies in the engine, but for what is quantised there.
+    reader.note_checksums(engine.quantises)
     engine.load_states(reader, optimizer["groups"], optimizer["num_steps"])
     keys = [key for key in _layout(engine, parameters, with_moments=True)[0] if reader.has(key)]
     check_arrival(engine, reader, keys)

@@ -84,6 +84,21 @@ def _refuse_contradictions(
         raise differ("zero_optimization.stage", zero.get("stage"), "engine.name = 'zero3'")
     if zero.get("elastic_checkpoint"):
         raise UserError(f"{path}: zero_optimization.elastic_checkpoint is not supported by ZeRO-3; remove the key")
+    if (zero.get("mics_shard_size") or -1) > 0:
+        raise UserError(
+            f"{path}: zero_optimization.mics_shard_size is not supported; "
+            "for groups of processes that each hold the model use engine.name = 'fsdp2' with engine.replicas"
+        )
+    if _table(zero, "offload_param", path).get("device") == "nvme":
+        raise UserError(
+            f"{path}: zero_optimization.offload_param.device = \"nvme\" is not supported; "
+            "use \"cpu\", or offload_optimizer to NVMe"
+        )
+    if _table(zero, "offload_optimizer", path).get("device") == "nvme" and phase.optimizer == "adamw_8bit":
+        raise UserError(
+            f"{path}: DeepSpeed cannot swap 8-bit states to NVMe; "
+            f"use optimizer = 'adamw' in phase {phase.name!r}, or offload to \"cpu\""
+        )
 
     batch = {key: _number(settings, key, path) for key in _BATCH_KEYS}
     total, micro, accumulation = (batch[key] for key in _BATCH_KEYS)

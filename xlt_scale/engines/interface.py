@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -54,6 +54,15 @@ class StateSource(Protocol):
 
     def read(self, key: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of the flattened tensor, fp32 on the CPU."""
+        ...
+
+
+@runtime_checkable
+class FillingSource(StateSource, Protocol):
+    """A source that needs no tensor between its own and the one that is filled."""
+
+    def read_into(self, destination: Tensor, key: str, start: int) -> None:
+        """Elements from `start` on of the flattened tensor, as many as the 1-D fp32 tensor on the CPU holds."""
         ...
 
 
@@ -197,9 +206,16 @@ def fill(destination: Tensor, source: StateSource, key: str, start: int) -> None
     if not source.has(key):
         destination.zero_()
         return
+    if isinstance(source, FillingSource) and _is_plain(destination):
+        source.read_into(destination, key, start)
+        return
     for low in range(0, destination.numel(), _PIECE):
         piece = destination[low : low + _PIECE]
         piece.copy_(source.read(key, start + low, start + low + piece.numel()))
+
+
+def _is_plain(values: Tensor) -> bool:
+    return values.device.type == "cpu" and values.dtype == torch.float32 and values.is_contiguous()
 
 
 _PIECE = 1 << 24

@@ -30,8 +30,8 @@ class OneReader:
             self._device = mesh.device_type
         self._error: UserError | None = None
 
-    def __enter__(self) -> "OneReader":
-        return self
+    def __enter__(self) -> StateSource:
+        return self._source if self._group is None else self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -43,8 +43,6 @@ class OneReader:
         return self._source.has(key)
 
     def read(self, key: str, start: int, stop: int) -> Tensor:
-        if self._group is None:
-            return self._source.read(key, start, stop)
         values = torch.zeros(stop - start)
         if self._reads:
             try:

@@ -53,7 +53,7 @@ class World:
         """What `make` gives on rank 0, on every rank; a collective.
 
         Raises:
-            UserError: `make` raised one; all ranks raise it.
+            UserError: `make` raised one, or could not read or write a file; all ranks raise it.
         """
         answer: list[Any] = [None, ""]
         if self.is_main:
@@ -61,6 +61,8 @@ class World:
                 answer[0] = make()
             except UserError as error:
                 answer[1] = str(error)
+            except OSError as error:
+                answer[1] = f"{error.filename or 'a file'}: {error.strerror or error}; mend that and start again"
         if self.size > 1:
             dist.broadcast_object_list(answer, src=0, group=self.group)
         if answer[1]:

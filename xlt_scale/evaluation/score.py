@@ -82,10 +82,16 @@ class Evaluator:
         return nearest_neighbours(source, foreign)
 
     def _write(self, folder: Path | None, spec: TaskSpec, split: Split, language: str, lines: list[str]) -> None:
-        if folder is not None and self.engine.world.is_main:
-            path = folder / spec.name / f"{split}-{language}.tsv"
+        """Collective: what rank 0 cannot write ends all ranks with the same `UserError`."""
+        if folder is None:
+            return
+        path = folder / spec.name / f"{split}-{language}.tsv"
+
+        def write() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+        self.engine.world.share(write)
 
 
 def plan_scoring(

@@ -44,10 +44,28 @@ def software() -> dict[str, Any]:
 
 
 def write_json(path: Path, table: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    """Write JSON so that a reader sees the old file or the new one, never half of it.
+
+    Raises:
+        OSError: it cannot be written; the old file stays.
+    """
+    replace_text(path, json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write text so that a reader sees the old file or the new one, never half of it.
+
+    Raises:
+        OSError: it cannot be written; the old file stays.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # The system names no file when a write fails.
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _version(name: str) -> str:

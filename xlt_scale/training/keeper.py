@@ -1,5 +1,6 @@
 """What happens between the steps of a phase: scores on the dev set, checkpoints, and the weights it ends with."""
 
+import contextlib
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from xlt_scale.checkpoint.background import BackgroundWriter, Outcome
 from xlt_scale.checkpoint.finding import RESULT
 from xlt_scale.checkpoint.store import Retention, find_problem, list_checkpoints, step_folder, step_of
 from xlt_scale.checkpoint.training_state import StagedState, load_weights, open_together, save_weights
-from xlt_scale.checkpoint.writer import remove_checkpoint
+from xlt_scale.checkpoint.writer import remove_checkpoint, remove_remains
 from xlt_scale.engines.interface import Engine
 from xlt_scale.engines.world import World
 from xlt_scale.training.environment import software
@@ -87,8 +88,6 @@ class PhaseKeeper:
     def result(self, progress: Progress) -> Path:
         """Save the weights that the phase ends with, and leave the engine with them; collective.
 
-        The checkpoints that were for going on are removed, but for those of every `keep_every`-th step.
-
         Args:
             progress: after the last step.
 
@@ -111,10 +110,6 @@ class PhaseKeeper:
                 facts |= {key: reader.manifest.facts[key] for key in ("step", "position", "progress")}
         folder = job.folder / RESULT
         save_weights(self._engine, job.parameters, folder, facts)
-        if job.setup.world.is_main:
-            for path in list_checkpoints(self._checkpoints):
-                if not self._options.keep_every or step_of(path) % self._options.keep_every:
-                    remove_checkpoint(path)
         return folder
 
     def close(self, seconds: float = 60.0) -> None:
@@ -144,6 +139,20 @@ class PhaseKeeper:
         if "note" in saving:
             self._job.setup.announce(f"phase {name}: {saving['note']}")
         self._metrics.write(row | {"checkpoint": f"step-{saving['step']:08d}", "gigabytes": saving["gigabytes"]})
+
+
+def remove_training_checkpoints(phase_folder: Path, keep_every: int) -> None:
+    """Remove what was for going on within a phase that is finished now, and what interrupted saves have left of it, but
+    for the checkpoints of every `keep_every`-th step. Called on rank 0.
+    """
+    checkpoints = phase_folder / "checkpoints"
+    for path in list_checkpoints(checkpoints):
+        if not keep_every or step_of(path) % keep_every:
+            # One that may not be removed is in nobody's way.
+            with contextlib.suppress(OSError):
+                remove_checkpoint(path)
+    for folder in (phase_folder, checkpoints):
+        remove_remains(folder)
 
 
 def describe_checkpoint(job: PhaseJob, progress: Progress, best: Best | None) -> dict[str, Any]:

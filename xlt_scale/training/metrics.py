@@ -1,5 +1,6 @@
 """Rows of metrics.jsonl, TensorBoard, and the progress that a person sees. All on rank 0."""
 
+import contextlib
 import json
 import sys
 import time
@@ -11,49 +12,75 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from xlt_scale.config import LoggingOptions
+from xlt_scale.training.environment import replace_text
 
 _PLAIN_SECONDS = 5.0
 
 
 class MetricsWriter:
-    """Appends rows to metrics.jsonl, each flushed, and to TensorBoard. Other ranks than 0 write nothing."""
+    """Appends rows to metrics.jsonl, each flushed, and to TensorBoard. Other ranks than 0 write nothing.
+
+    A full disk does not end a run for the sake of a row: the user is told, and what can be written later is.
+    """
 
     def __init__(self, folder: Path, options: LoggingOptions, is_main: bool) -> None:
         self._file = open(folder / "metrics.jsonl", "a", encoding="utf-8") if is_main else None  # noqa: SIM115
+        self._announce = announcer(is_main, options)
+        self._is_failing = False
+        self._board_folder = folder / "tensorboard" if options.tensorboard else None
         self._board: Any = None
-        if is_main and options.tensorboard:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"))
 
     def rewind(self, phase: str, step: int) -> None:
-        """Drop the rows that an interrupted start has written of a phase after this step: they are made again."""
+        """Drop the rows that an interrupted start has written of a phase after this step: they are made again.
+
+        Raises:
+            OSError: the file cannot be written; it stays as it was.
+        """
         if self._file is None:
             return
         path = Path(self._file.name)
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if not _is_later(line, phase, step)]
+        replace_text(path, "".join(f"{line}\n" for line in kept))
         self._file.close()
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, row: dict[str, Any]) -> None:
         """One row; numbers also go to TensorBoard under '<phase>/<name>'."""
         if self._file is None:
             return
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            for name, value in row.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(f"{row['phase']}/{name}", value, row["step"])
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:
+            if not self._is_failing:
+                self._announce(f"metrics.jsonl cannot be written, the run goes on: {error.strerror}")
+            self._is_failing = True
+            return
+        self._is_failing = False
+        self._show_on_board(row)
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
         if self._board is not None:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
+
+    def _show_on_board(self, row: dict[str, Any]) -> None:
+        if self._board_folder is None:
+            return
+        try:
+            if self._board is None:
+                from torch.utils.tensorboard.writer import SummaryWriter
+
+                self._board = SummaryWriter(str(self._board_folder))
+            for name, value in row.items():
+                if isinstance(value, int | float) and name != "step":
+                    self._board.add_scalar(f"{row['phase']}/{name}", value, row["step"])
+        except OSError as error:
+            self._announce(f"TensorBoard gets no more rows of this start: {error.strerror}")
+            self._board_folder = None
 
 
 def _is_later(line: str, phase: str, step: int) -> bool:

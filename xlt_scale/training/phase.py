@@ -11,13 +11,13 @@ from xlt_scale.engines.interface import Engine
 from xlt_scale.training.environment import write_json
 from xlt_scale.training.handoff import load_parent, load_result
 from xlt_scale.training.job import PhaseJob, plan_phase
-from xlt_scale.training.keeper import PhaseKeeper
+from xlt_scale.training.keeper import PhaseKeeper, remove_training_checkpoints
 from xlt_scale.training.lineage import PHASE_FILE
 from xlt_scale.training.loop import ModelCost, Progress, Training, train
 from xlt_scale.training.metrics import MetricsWriter
 from xlt_scale.training.resume import Start, find_start, load_start
 from xlt_scale.training.scoring import is_scored, score
-from xlt_scale.training.setup import RunSetup
+from xlt_scale.training.setup import RunSetup, read_json
 
 
 def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, record: Callable[[], None]) -> bool:
@@ -32,6 +32,8 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, reco
     """
     job = plan_phase(setup, phase)
     result = setup.world.share(job.finished_checkpoint) if setup.options.resume != "never" else None
+    if result is not None and setup.world.is_main:
+        _tidy(job)
     if result is not None and is_scored(job):
         setup.announce(f"phase {phase.name}: finished before ({job.hash}), nothing to do")
         return False
@@ -56,11 +58,10 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, reco
 
 def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter, start: Start) -> None:
     """Fill the engine from a checkpoint or the parent, run the steps that are left, save what the phase ends with."""
-    if job.setup.world.is_main:
-        job.folder.mkdir(parents=True, exist_ok=True)
+    job.setup.world.share(lambda: job.folder.mkdir(parents=True, exist_ok=True))
     found = load_start(job, engine, start)
     progress, best = found or (Progress(), None)
-    metrics.rewind(job.phase.name, progress.step)
+    job.setup.world.share(lambda: metrics.rewind(job.phase.name, progress.step))
     if found is None:
         load_parent(job, engine)
     if not job.phase.trains and job.parent.checkpoint is not None:
@@ -71,6 +72,8 @@ def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter, start: S
         if job.phase.trains:
             progress = _train(job, engine, metrics, keeper, progress)
         _write_phase_file(job, keeper.result(progress))
+        if job.setup.world.is_main:
+            _tidy(job)
     finally:
         keeper.close()
 
@@ -101,16 +104,25 @@ def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseK
 
 
 def _write_phase_file(job: PhaseJob, result: Path) -> None:
-    """What a child phase and a later start look for: written by rank 0 when the weights are whole."""
-    if job.setup.world.is_main:
-        facts = {
-            "name": job.phase.name,
-            "hash": job.hash,
-            "identity": job.identity,
-            # Relative, so that a run's folder can be moved.
-            "checkpoint": os.path.relpath(result, job.folder),
-            "num_steps": job.num_steps,
-            "parent": job.parent.origin,
-            "seed": job.seed,
-        }
-        write_json(job.folder / PHASE_FILE, facts)
+    """What a child phase and a later start look for: written by rank 0 when the weights are whole. Collective."""
+    facts = {
+        "name": job.phase.name,
+        "hash": job.hash,
+        "identity": job.identity,
+        # Relative, so that a run's folder can be moved.
+        "checkpoint": os.path.relpath(result, job.folder),
+        "num_steps": job.num_steps,
+        "parent": job.parent.origin,
+        "seed": job.seed,
+        "keep_every": job.setup.options.checkpoints.keep_every,
+    }
+    job.setup.world.share(lambda: write_json(job.folder / PHASE_FILE, facts))
+
+
+def _tidy(job: PhaseJob) -> None:
+    """Remove the training checkpoints that a finished phase needs no more. Called on rank 0, not before phase.json is
+    written: a phase that is killed without either begins anew. What a kill leaves here, a later start removes.
+    """
+    facts = read_json(job.folder / PHASE_FILE)
+    if "keep_every" in facts:
+        remove_training_checkpoints(job.folder, facts["keep_every"])

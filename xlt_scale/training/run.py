@@ -46,8 +46,8 @@ def _carry_out(setup: RunSetup) -> None:
     metrics.close()
     if not any(worked):
         setup.announce(f"{setup.folder}: this run was finished before; --resume never starts it anew")
+    world.share(lambda: _publish_last_scores(setup))
     if world.is_main:
-        _publish_last_scores(setup)
         Console().print(*score_tables(setup.folder, options), sep="\n")
     world.barrier()
 
@@ -58,7 +58,9 @@ def _publish_last_scores(setup: RunSetup) -> None:
     if not scored:
         return
     folder = setup.phase_folder(scored[-1])
-    write_json(setup.folder / "scores.json", read_json(folder / "scores.json"))
+    scores = read_json(folder / "scores.json")
+    if read_json(setup.folder / "scores.json") != scores:
+        write_json(setup.folder / "scores.json", scores)
     link = setup.folder / "predictions"
     if link.is_symlink():
         link.unlink()

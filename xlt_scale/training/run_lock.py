@@ -1,5 +1,6 @@
 """One job at a time writes into a run's folder."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -36,15 +37,18 @@ class RunLock:
         except OSError:
             # A file system without locks: nothing can be promised, and nothing is lost.
             return
-        self._file.truncate(0)
         facts = {"host": socket.gethostname(), "process": os.getpid()}
         facts |= {"since": datetime.now(UTC).isoformat(timespec="seconds")}
-        self._file.write(json.dumps(facts))
-        self._file.flush()
+        # A full disk costs the name, not the lock.
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
+            self._file.write(json.dumps(facts))
+            self._file.flush()
 
     def release(self) -> None:
         """Let another job have the folder."""
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _owner(path: str) -> str:

@@ -38,8 +38,8 @@ def score(job: PhaseJob, engine: Engine) -> None:
         setup.announce(f"phase {job.phase.name}: scoring {task} ({split}) in {', '.join(languages)}")
         folder = job.folder / "predictions"
         scores[task] = {language: evaluation.score(spec, split, language, folder) for language in languages}
-    if setup.world.is_main:
-        write_json(job.folder / "scores.json", {"scores": scores, "request": request, "phase": job.phase.name})
+    table = {"scores": scores, "request": request, "phase": job.phase.name}
+    setup.world.share(lambda: write_json(job.folder / "scores.json", table))
 
 
 def _retrieval_layer(job: PhaseJob) -> int:

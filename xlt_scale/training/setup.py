@@ -126,12 +126,17 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
 
 
 def record_start(setup: RunSetup) -> None:
-    """Write what this start is made with into the run's folder; called on every rank, rank 0 writes.
+    """Write what this start is made with into the run's folder; collective, rank 0 writes.
 
     environment.json tells of the last start that did anything, and under 'earlier_starts' of those before it.
+
+    Raises:
+        UserError: the folder cannot be written.
     """
-    if not setup.world.is_main:
-        return
+    setup.world.share(lambda: _record_start(setup))
+
+
+def _record_start(setup: RunSetup) -> None:
     options, plan, path = setup.options, setup.plan, setup.folder / "environment.json"
     (setup.folder / "run.toml").write_text(options.to_toml(), encoding="utf-8")
     setup.preparer.tokenizer.save_pretrained(setup.folder / "tokenizer")

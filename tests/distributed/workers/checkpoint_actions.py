@@ -3,10 +3,10 @@
 Each action is an object with 'do' (a function below) and its arguments; the answer has what it returned under its name.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from small_run import ARCHITECTURE, make_engine, make_plan, make_request, run_loop, run_worker
@@ -29,9 +29,10 @@ def save(
     folder: str,
     phase: Mapping[str, Any] | None = None,
     asynchronous: bool = False,
+    architecture: Mapping[str, Any] = MappingProxyType(ARCHITECTURE),
 ) -> dict[str, Any]:
     """Train, save the state, and train on: the state as it was saved, and the losses of the steps after it."""
-    request = _request(world, engine, phase)
+    request = _request(world, engine, phase, architecture=architecture)
     built = make_engine(request)
     run_loop(built, request, STEPS)
     checksums = _checksums(built, request)
@@ -55,16 +56,22 @@ def save(
     return {"checksums": checksums, "losses": [row["loss"] for row in rows]}
 
 
-def load(world: World, engine: dict[str, Any], folder: str, phase: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def load(
+    world: World,
+    engine: dict[str, Any],
+    folder: str,
+    phase: Mapping[str, Any] | None = None,
+    architecture: Mapping[str, Any] = MappingProxyType(ARCHITECTURE),
+) -> dict[str, Any]:
     """Load into an engine that was built with other weights and hyper-parameters and has trained; then train on."""
-    request = _request(world, engine, {**(phase or {}), **DIRTY})
+    request = _request(world, engine, {**(phase or {}), **DIRTY}, architecture=architecture)
     built = make_engine(request, seed=99)
     run_loop(built, request, 1)
     reader = CheckpointReader(Path(folder))
     load_training_state(built, reader, request.parameters)
     settings, num_steps, checksums = built.group_settings(), built.num_steps, _checksums(built, request)
     # The loop asks for the learning rate that the phase has, and that is the dirty one.
-    clean = _request(world, engine, phase)
+    clean = _request(world, engine, phase, architecture=architecture)
     rows = run_loop(built, clean, STEPS + MORE, start=STEPS)
     built.destroy()
     stored = {key: tensor.crc32 for key, tensor in reader.manifest.tensors.items()}
@@ -134,21 +141,27 @@ def save_refused(world: World, engine: dict[str, Any], folder: str, failing_rank
     return ""
 
 
-def swapped(world: World, engine: dict[str, Any], folder: str, swap: str) -> dict[str, Any]:
+def swapped(
+    world: World, engine: dict[str, Any], folder: str, swap: str, architecture: Mapping[str, Any]
+) -> dict[str, Any]:
     """`save` with states on NVMe, and the sizes of the swap files while the engine lived."""
-    request = _request(world, engine)
+    request = _request(world, engine, architecture=architecture)
     built = make_engine(request)
     run_loop(built, request, 1)
     files = [path for path in Path(swap).rglob("*") if path.is_file()]
     sizes = {path.name: path.stat().st_size for path in files}
     built.destroy()
-    return save(world, engine, folder) | {"swap_files": sizes, "process": os.getpid()}
+    return save(world, engine, folder, architecture=architecture) | {"swap_files": sizes}
 
 
 def _request(
-    world: World, engine: dict[str, Any], phase: Mapping[str, Any] | None = None, dropout: float = 0.0
+    world: World,
+    engine: dict[str, Any],
+    phase: Mapping[str, Any] | None = None,
+    dropout: float = 0.0,
+    architecture: Mapping[str, Any] = MappingProxyType(ARCHITECTURE),
 ) -> EngineRequest:
-    return make_request(world, engine, dict(phase or {}), make_plan(ARCHITECTURE, dropout))
+    return make_request(world, engine, dict(phase or {}), make_plan(dict(architecture), dropout))
 
 
 def _checksums(engine: Engine, request: EngineRequest) -> dict[str, int]:
