@@ -1,15 +1,18 @@
 """Start launch/train.py as a user does, under any launcher, and read what it leaves."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -57,10 +60,14 @@ def launcher(name: str, processes: int = 2) -> list[str]:
     }[name]
 
 
+def _clean() -> dict[str, str]:
+    """The environment without the traces of the test's own process group."""
+    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return clean | {"PATH": f"{BIN}{os.pathsep}{clean.get('PATH', '')}"}
+
+
 def start(command: Sequence[str], limit: float = 240, **environment: str) -> Finished:
     """Run a command to its end and take its output, both streams together."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    path = f"{BIN}{os.pathsep}{clean.get('PATH', '')}"
     began = time.monotonic()
     done = subprocess.run(
         list(command),
@@ -70,20 +77,60 @@ def start(command: Sequence[str], limit: float = 240, **environment: str) -> Fin
         text=True,
         timeout=limit,
         cwd=ROOT,
-        env={**clean, "PATH": path, **environment},
+        env={**_clean(), **environment},
         check=False,
     )
     return Finished(done.returncode, done.stdout, time.monotonic() - began)
+
+
+def training(
+    name: str, folder: Path, cache: Path, *settings: str, run: str = MICRO, dash_dash_run: bool = True
+) -> list[str]:
+    """The command of a run of launch/train.py into `folder` under the named launcher."""
+    command = [*launcher(name), TRAIN, *(["--run"] if dash_dash_run else []), run]
+    for setting in [*settings, f"output={folder}", f"data.cache={cache}"]:
+        command += ["--set", setting]
+    return command
 
 
 def train(
     name: str, folder: Path, cache: Path, *settings: str, run: str = MICRO, dash_dash_run: bool = True
 ) -> Finished:
     """A run of launch/train.py into `folder` under the named launcher."""
-    command = [*launcher(name), TRAIN, *(["--run"] if dash_dash_run else []), run]
-    for setting in [*settings, f"output={folder}", f"data.cache={cache}"]:
-        command += ["--set", setting]
-    return start(command)
+    return start(training(name, folder, cache, *settings, run=run, dash_dash_run=dash_dash_run))
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that runs beside the test, printing into `log`; killed at the end with everything it has started."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT, env=_clean()
+        )
+    try:
+        yield process
+    finally:
+        kill_all(process)
+
+
+def kill_all(process: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to a process and all its descendants: launchers put ranks into sessions of their own."""
+    if process.poll() is None:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        psutil.wait_procs(family, timeout=20)
+    process.wait()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, limit: float = 120) -> None:
+    """Wait for what a process that runs beside the test will do."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        ended = process.poll() is not None
+        assert not ended and time.monotonic() < deadline, log.read_text(errors="replace")[-4000:]
+        time.sleep(0.002)
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:

@@ -66,6 +66,34 @@ def test_offloading_works_with_the_runs_own_optimiser(tmp_path: Path) -> None:
     assert settings["zero_allow_untested_optimizer"] is True
 
 
+@pytest.mark.parametrize(
+    ("zero", "complaint"),
+    [
+        ({"mics_shard_size": 2}, "mics_shard_size is not supported"),
+        ({"offload_param": {"device": "nvme"}}, 'offload_param.device = "nvme" is not supported'),
+    ],
+    ids=["mics", "parameters_on_nvme"],
+)
+def test_partitions_that_no_checkpoint_could_follow_are_refused(
+    tmp_path: Path, zero: dict[str, Any], complaint: str
+) -> None:
+    assert complaint in refusal(tmp_path, {"zero_optimization": {"stage": 3} | zero})
+
+
+def test_eight_bit_states_are_not_swapped_to_nvme(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "nvme"}}}))
+    phase = PHASE.model_copy(update={"optimizer": "adamw_8bit"})
+    with pytest.raises(UserError, match="cannot swap 8-bit states to NVMe; use optimizer = 'adamw'"):
+        deepspeed_settings(EngineOptions(deepspeed_config=str(path)), phase, "fp32", 2)
+
+
+def test_a_repeatable_run_takes_pytorchs_own_linear_layers() -> None:
+    settings = deepspeed_settings(EngineOptions(repeatable=True), PHASE, "bf16", 2)
+    assert settings["zero_optimization"]["memory_efficient_linear"] is False
+    assert "memory_efficient_linear" not in deepspeed_settings(EngineOptions(), PHASE, "bf16", 2)["zero_optimization"]
+
+
 def test_other_keys_of_the_file_stay(tmp_path: Path) -> None:
     table = {"comms_logger": {"enabled": True}, "zero_optimization": {"stage": 3, "reduce_bucket_size": 7}}
     settings = settings_of(tmp_path, table)

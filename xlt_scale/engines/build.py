@@ -21,6 +21,11 @@ def build_engine(request: EngineRequest) -> Engine:
         from xlt_scale.engines.fsdp2 import Fsdp2Engine
 
         return Fsdp2Engine(request)
+    if request.options.replicas > 1:
+        raise UserError(
+            f"engine.replicas = {request.options.replicas}, but engine.name = 'zero3' has no hybrid sharding; "
+            "use engine.name = 'fsdp2', or set it to 1"
+        )
     from xlt_scale.engines.zero3 import Zero3Engine
 
     return Zero3Engine(request)

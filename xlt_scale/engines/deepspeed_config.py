@@ -91,8 +91,8 @@ def _refuse_contradictions(
         )
     if _table(zero, "offload_param", path).get("device") == "nvme":
         raise UserError(
-            f"{path}: zero_optimization.offload_param.device = \"nvme\" is not supported; "
-            "use \"cpu\", or offload_optimizer to NVMe"
+            f'{path}: zero_optimization.offload_param.device = "nvme" is not supported; '
+            'use "cpu", or offload_optimizer to NVMe'
         )
     if _table(zero, "offload_optimizer", path).get("device") == "nvme" and phase.optimizer == "adamw_8bit":
         raise UserError(

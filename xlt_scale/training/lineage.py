@@ -1,6 +1,7 @@
 """Whether what lies in a phase's folder is the same phase: what its results were made from, and what has changed."""
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +75,11 @@ def continuation(folder: Path, identity: Identity, resume: str) -> dict[str, Any
         resume: the checkpoint that the user names, or ''.
     """
     if resume:
-        facts = training_checkpoint(Path(resume))[1].facts
-        if describe_changes(facts["identity"], identity):
-            return {CONTINUED: {"hash": facts["hash"], "step": facts["step"]}}
-        earlier = facts["identity"]
+        manifest = training_checkpoint(Path(resume))[1]
+        earlier = manifest.facts.get("identity", {})
+        if describe_changes(earlier, identity):
+            origin = manifest.facts.get("hash") or f"state:{zlib.crc32(manifest.to_json().encode()):08x}"
+            return {CONTINUED: {"hash": origin, "step": manifest.facts["step"]}}
     else:
         earlier = _earlier_identity(folder)
     if CONTINUED in earlier and without_continuation(earlier) == dict(identity):

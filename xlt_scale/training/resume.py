@@ -60,12 +60,13 @@ def load_start(job: PhaseJob, engine: Engine, start: Start) -> tuple[Progress, d
         finally:
             reader.close()
         facts = manifest.facts
-        done = facts["progress"]
+        # A state that comes from another program has neither.
+        done = facts.get("progress", {"tokens": 0, "seconds": 0.0})
+        origin = f"saved by {facts['engine']} on {facts['world_size']}" if "engine" in facts else "converted"
         job.setup.announce(
-            f"phase {job.phase.name}: goes on after step {facts['step']} of {job.num_steps} ({folder.name}, "
-            f"saved by {facts['engine']} on {facts['world_size']})"
+            f"phase {job.phase.name}: goes on after step {facts['step']} of {job.num_steps} ({folder.name}, {origin})"
         )
-        return Progress(facts["step"], done["tokens"], done["seconds"]), facts["best"]
+        return Progress(facts["step"], done["tokens"], done["seconds"]), facts.get("best")
     if problems:
         raise _nothing_intact(job, problems)
     return None
@@ -81,7 +82,8 @@ def _look(job: PhaseJob) -> Start:
                 f"resume = {resume!r} is after step {manifest.facts['step']}, but phase {job.phase.name!r} has "
                 f"{job.num_steps} steps; raise steps, or name an earlier checkpoint"
             )
-        changes = describe_changes(manifest.facts["identity"], job.identity)
+        earlier = manifest.facts.get("identity")
+        changes = describe_changes(earlier, job.identity) if earlier else "it comes from another program"
         notes = [f"goes on with changes, as asked for: {changes}"] if changes else []
         return Start(((path, manifest),), (*notes, *_supersede(checkpoints, path, manifest.facts["step"])))
     if not job.folder.exists():

@@ -154,8 +154,10 @@ def _resumed_phase(options: RunOptions) -> str:
     if options.resume in ("auto", "never"):
         return ""
     _, manifest = training_checkpoint(Path(options.resume))
-    name = manifest.facts["phase"]
     trained = [phase.name for phase in options.phases if phase.trains]
+    name = manifest.facts.get("phase")
+    if name is None and len(trained) == 1:  # converted from another program's checkpoint
+        return trained[0]
     if name not in trained:
         raise UserError(
             f"resume = {options.resume!r} is of a phase {name!r}, which this run does not train; "
