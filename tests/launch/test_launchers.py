@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from runs import SHORT, Finished, rows, scores, train
 
 pytestmark = pytest.mark.distributed
@@ -56,8 +57,9 @@ def test_the_run_folder_holds_what_the_contract_says(finished: dict[str, tuple[P
     for name in ("run.toml", "environment.json", "metrics.jsonl", "scores.json", "predictions", "tensorboard"):
         assert (folder / name).exists(), name
     for phase, step in (("pretrain", 20), ("target", 8)):
-        checkpoint = folder / "phases" / phase / "checkpoints" / f"step-{step:08d}"
-        assert (checkpoint / "COMPLETE").exists() and (checkpoint / "manifest.json").exists()
+        result = folder / "phases" / phase / "result"
+        assert (result / "COMPLETE").exists()
+        assert json.loads((result / "manifest.json").read_text())["facts"]["step"] == step
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["world_size"] == 2 and environment["engine"] == "zero3"
 
@@ -96,6 +98,8 @@ def test_a_changed_option_trains_that_phase_and_its_children_anew(
     assert "phase pretrain: finished before" in again.output and "phase target: finished before" in again.output
     assert "phase intermediate: micro-nli, 8 steps" in again.output
     assert "phase target-after-nli: micro-valence, 8 steps" in again.output
+    assert "phase.learning_rate was" in again.output and "is kept as intermediate.before-1" in again.output
+    assert (folder / "phases" / "intermediate.before-1" / "result" / "COMPLETE").exists()
 
 
 def test_another_run_begins_where_a_phase_ended(

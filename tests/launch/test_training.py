@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from runs import BIN, MICRO, TRAIN, start
 
+from runs import BIN, MICRO, TRAIN, start
 from xlt_scale.config import load_run
 from xlt_scale.engines.world import World, join_world
 from xlt_scale.errors import TrainingError
@@ -59,14 +59,16 @@ def test_the_best_weights_on_the_dev_set_are_kept(world: World, tmp_path: Path, 
     found = dev_rows(tmp_path, "intermediate")
     assert list(found) == [4, 8, 12, 16, 20, 24]
     first_best = max(found, key=lambda step: (found[step], -step))
-    kept = [folder.name for folder in (tmp_path / "phases" / "intermediate" / "checkpoints").iterdir()]
-    assert kept == [f"step-{first_best:08d}"]
+    manifest = read_json(tmp_path / "phases" / "intermediate" / "result" / "manifest.json")
+    assert manifest["facts"]["step"] == first_best
+    assert not list((tmp_path / "phases" / "intermediate" / "checkpoints").iterdir())
 
 
 def test_without_asking_for_the_best_the_last_weights_are_kept(world: World, tmp_path: Path, cache: Path) -> None:
     micro(tmp_path, cache, "phases.intermediate.steps=3")
     facts = read_json(tmp_path / "phases" / "intermediate" / "phase.json")
-    assert facts["checkpoint"] == "checkpoints/step-00000003"
+    assert facts["checkpoint"] == "result"
+    assert read_json(tmp_path / "phases" / "intermediate" / "result" / "manifest.json")["facts"]["step"] == 3
     assert list(dev_rows(tmp_path, "intermediate")) == [3]
 
 
@@ -77,7 +79,7 @@ def test_a_phase_without_a_task_only_scores_its_parent(world: World, tmp_path: P
     settings = [f"output={tmp_path / 'out'}", f"data.cache={cache}", *BASE, "phases.intermediate.steps=2"]
     run(load_run(run_file, settings))
     facts = read_json(tmp_path / "out" / "phases" / "look" / "phase.json")
-    assert facts["checkpoint"] == "../pretrain/checkpoints/step-00000002"
+    assert facts["checkpoint"] == "../pretrain/result"
     scores = read_json(tmp_path / "out" / "phases" / "look" / "scores.json")["scores"]
     assert set(scores["micro-retrieval"]) == {"qea", "qeb", "qfa", "qfb", "qga", "qgb", "qha"}
 

@@ -1,0 +1,441 @@
+"""An interrupted run goes on where it was: after kills, damage, changes of mind, and on a disk that is full."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runs import MICRO, kill_all, rows, start, started, training, wait_until
+from xlt_scale.checkpoint.manifest import read_manifest
+from xlt_scale.config import load_run
+from xlt_scale.engines.world import World, join_world
+from xlt_scale.errors import UserError
+from xlt_scale.training.run import run
+from xlt_scale.training.setup import read_json
+
+# The pre-training phase is a mixture, and ends within the first epoch of either task.
+HEAD, PRETRAIN, _, TARGET, _ = Path(MICRO).read_text().split("[[phases]]\n")
+RUN = f"{HEAD}[[phases]]\n{PRETRAIN}[[phases]]\n{TARGET}"
+SHORT = (
+    "logging.every=1",
+    "checkpoints.every=3",
+    "phases.pretrain.steps=18",
+    "phases.target.steps=9",
+    "phases.target.evaluation_examples=64",
+    "phases.target.evaluate_languages=['qen']",
+)
+TWO_RANKS = (*SHORT, "engine.repeatable=true")
+LAUNCHERS = {"zero3": "deepspeed", "fsdp2": "torchrun"}
+SMALL, TINY = 4000, 900
+IN_PROCESS = (*SHORT, "engine.name=fsdp2", "logging.tensorboard=false")
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return join_world("cpu")
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("resume") / "run.toml"
+    path.write_text(RUN)
+    return path
+
+
+@pytest.fixture
+def go(world: World, run_file: Path, cache: Path) -> Callable[..., None]:
+    """Run in this process: one rank, FSDP2 where nothing else is set."""
+
+    def go(folder: Path, *settings: str) -> None:
+        run(load_run(run_file, [f"output={folder}", f"data.cache={cache}", *IN_PROCESS, *settings]))
+
+    return go
+
+
+class TwoRanks:
+    """An undisturbed run of two ranks beside one that was killed, and the second gone on to its end."""
+
+    def __init__(self, engine: str, folder: Path, run_file: Path, cache: Path) -> None:
+        self._launcher, self._run_file, self._cache = LAUNCHERS[engine], run_file, cache
+        self._settings = (*TWO_RANKS, f"engine.name={engine}")
+        self.undisturbed, self.killed, self.resumed = (folder / name for name in ("undisturbed", "killed", "resumed"))
+        undisturbed = start(self._command(self.undisturbed))
+        assert undisturbed.code == 0, undisturbed.output
+        log = folder / "killed.txt"
+        second = checkpoint(self.killed, "pretrain", 6) / "COMPLETE"
+        with started(self._command(self.killed), log) as job:
+            wait_until(second.exists, job, log)
+            kill_all(job)
+        shutil.copytree(self.killed, self.resumed)
+        self.log = folder / "resumed.txt"
+
+    def _command(self, folder: Path) -> list[str]:
+        by_name = self._launcher != "torchrun"
+        return training(
+            self._launcher, folder, self._cache, *self._settings, run=str(self._run_file), dash_dash_run=by_name
+        )
+
+    def go_on(self, meanwhile: Callable[[Path], None]) -> str:
+        """Start the killed run again, to its end; what it said."""
+        with started(self._command(self.resumed), self.log) as job:
+            wait_until(lambda: "goes on after step" in self.log.read_text(errors="replace"), job, self.log)
+            meanwhile(self.resumed)
+            assert job.wait(timeout=120) == 0, self.log.read_text()
+        return self.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def zero3(run_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
+    return TwoRanks("zero3", tmp_path_factory.mktemp("zero3"), run_file, cache)
+
+
+@pytest.fixture(scope="module")
+def fsdp2(run_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> TwoRanks:
+    return TwoRanks("fsdp2", tmp_path_factory.mktemp("fsdp2"), run_file, cache)
+
+
+@pytest.fixture
+def killed(fsdp2: TwoRanks, tmp_path: Path) -> Path:
+    """A copy of a run that was killed after the sixth step of its first phase, or a little later."""
+    return Path(shutil.copytree(fsdp2.killed, tmp_path / "run"))
+
+
+def checkpoint(folder: Path, phase: str, step: int) -> Path:
+    return folder / "phases" / phase / "checkpoints" / f"step-{step:08d}"
+
+
+def checkpoints(folder: Path, phase: str = "pretrain") -> list[Path]:
+    """Oldest first."""
+    return sorted((folder / "phases" / phase / "checkpoints").glob("step-*"))
+
+
+def weights(folder: Path, phase: str) -> dict[str, Any]:
+    """Checksums of what a phase ended with."""
+    tensors = read_manifest(folder / "phases" / phase / "result").tensors
+    return {key: (tensor.shape, tensor.crc32) for key, tensor in tensors.items()}
+
+
+def losses(folder: Path) -> dict[tuple[str, int], float]:
+    found = {(row["phase"], row["step"]): row["loss"] for row in rows(folder)}
+    assert len(found) == len(rows(folder)), "no step has two rows"
+    return found
+
+
+def assert_same_end(folder: Path, other: Path) -> None:
+    """Weights, scores and the loss of every step are the same to the last bit."""
+    assert losses(folder) == losses(other)
+    for phase in ("pretrain", "target"):
+        assert weights(folder, phase) == weights(other, phase)
+    assert read_json(folder / "scores.json")["scores"] == read_json(other / "scores.json")["scores"]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file with its number and the time of its last change."""
+    stats = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items() if not name.endswith(".lock")}
+
+
+def refused(go: Callable[..., None], *arguments: object) -> str:
+    """The one line that a run ends on; exit code 2 for a user."""
+    with pytest.raises(UserError) as caught:
+        go(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.distributed
+def test_a_killed_zero3_run_ends_as_if_nothing_had_happened(zero3: TwoRanks) -> None:
+    said = zero3.go_on(meanwhile=lambda folder: None)
+    assert said.count("goes on after step") == 1
+    assert_same_end(zero3.resumed, zero3.undisturbed)
+
+
+@pytest.mark.distributed
+def test_a_killed_fsdp2_run_ends_as_if_nothing_had_happened_while_a_second_job_is_refused(
+    fsdp2: TwoRanks, go: Callable[..., None]
+) -> None:
+    refusals: list[str] = []
+    fsdp2.go_on(meanwhile=lambda folder: refusals.append(refused(go, folder)))
+    assert_same_end(fsdp2.resumed, fsdp2.undisturbed)
+    assert len(refusals) == 1
+    assert "is being written by another job (process " in refusals[0]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("of", "under"), [("zero3", "fsdp2"), ("fsdp2", "zero3")])
+def test_a_run_goes_on_under_the_other_engine_and_another_world_size(
+    of: str, under: str, go: Callable[..., None], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    two_ranks: TwoRanks = request.getfixturevalue(of)
+    folder = Path(shutil.copytree(two_ranks.killed, tmp_path / "run"))
+    newest = int(checkpoints(folder)[-1].name.removeprefix("step-"))
+    go(folder, f"engine.name={under}")
+    expected = losses(two_ranks.undisturbed)
+    assert losses(folder) == pytest.approx(expected, rel=1e-5)
+    kept = {key: loss for key, loss in losses(folder).items() if key[0] == "pretrain" and key[1] <= newest}
+    assert kept == {key: expected[key] for key in kept}, "rows before the checkpoint are the first start's"
+
+
+@pytest.mark.distributed
+def test_a_changed_batch_size_is_refused_with_what_changed(killed: Path, go: Callable[..., None]) -> None:
+    before = snapshot(killed)
+    said = refused(go, killed, "phases.pretrain.batch_size=16")
+    newest = checkpoints(killed)[-1]
+    assert "and since then phase.batch_size was 32, is 16; put that back" in said
+    assert said.endswith(f"go on with the change by --resume {newest}, or start anew by --resume never")
+    assert snapshot(killed) == before
+
+
+@pytest.mark.distributed
+def test_changed_data_are_refused_with_whose_they_are(killed: Path, go: Callable[..., None]) -> None:
+    said = refused(go, killed, "data.micro_world=2")
+    assert "the data of micro-mlm are others; the data of micro-tlm are others" in said
+
+
+@pytest.mark.distributed
+def test_a_named_checkpoint_is_gone_on_from_with_the_change(
+    killed: Path, go: Callable[..., None], capfd: pytest.CaptureFixture[str]
+) -> None:
+    change = "phases.pretrain.batch_size=16"
+    older = checkpoints(killed)[-2]
+    step = int(older.name.removeprefix("step-"))
+    go(killed, change, f"resume={older}")
+    said = capfd.readouterr().err
+    assert "goes on with changes, as asked for: phase.batch_size was 32, is 16" in said
+    assert f"goes on after step {step} of 18" in said
+    examples = {row["step"]: row["examples"] for row in rows(killed) if row["phase"] == "pretrain"}
+    assert examples[step] == 32 * step and examples[18] == 16 * 18
+    finished = snapshot(killed)
+    go(killed, change)
+    assert snapshot(killed) == finished, "the change is part of the phase from then on"
+
+
+@pytest.mark.distributed
+def test_never_starts_anew_and_keeps_what_was_there(killed: Path, go: Callable[..., None]) -> None:
+    names = [path.name for path in checkpoints(killed)]
+    go(killed, "phases.pretrain.batch_size=16", "resume=never")
+    aside = killed / "phases" / "pretrain.before-1"
+    assert [path.name for path in sorted((aside / "checkpoints").glob("step-*"))] == names
+    assert len(aside.joinpath("metrics.jsonl").read_text().splitlines()) >= 6
+    assert {row["examples"] for row in rows(killed) if row["phase"] == "pretrain"} == {16 * n for n in range(1, 19)}
+
+
+def _truncate(folder: Path) -> None:
+    path = next(iter(sorted(folder.glob("*.safetensors"))))
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def _flip_a_bit(folder: Path) -> None:
+    path = next(iter(sorted(folder.glob("*.safetensors"))))
+    with path.open("r+b") as file:
+        file.seek(-5, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-5, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+DAMAGES = {
+    _truncate: r"rank-00000.safetensors has [\d,]+ bytes of [\d,]+; use another checkpoint",
+    _flip_a_bit: r"did not arrive as it was saved; its file is damaged",
+}
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_skipped_with_the_reason(
+    damage: Callable[[Path], None],
+    killed: Path,
+    fsdp2: TwoRanks,
+    go: Callable[..., None],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    *_, older, newest = checkpoints(killed)
+    damage(newest)
+    go(killed)
+    said = capfd.readouterr().err.splitlines()
+    skipped, goes_on = (
+        next(line for line in said if line.startswith(f"phase pretrain: {text}")) for text in ("skipped", "goes on")
+    )
+    assert str(newest) in skipped and re.search(DAMAGES[damage], skipped)
+    assert older.name in goes_on
+    assert losses(killed) == pytest.approx(losses(fsdp2.undisturbed), rel=1e-5)
+
+
+@pytest.mark.distributed
+def test_nothing_is_guessed_when_all_checkpoints_are_damaged(killed: Path, go: Callable[..., None]) -> None:
+    first, *others = reversed(checkpoints(killed))
+    _truncate(first)
+    for folder in others:
+        _flip_a_bit(folder)
+    said = refused(go, killed)
+    assert said.startswith("phase 'pretrain' was interrupted, but none of its checkpoints can be loaded (")
+    assert said.endswith("mend the files, or start the phase anew by --resume never")
+
+
+# At this rate training is unstable, so that the last score is not the best one.
+BEST = (
+    "phases.target.steps=24",
+    "phases.target.evaluate_every=2",
+    "phases.target.keep=best",
+    "phases.target.learning_rate=0.02",
+)
+
+
+@pytest.fixture(scope="module")
+def alone(run_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process that keeps the best weights, killed in its second phase."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    log = folder.with_name("killed.txt")
+    with started(training("python", folder, cache, *IN_PROCESS, *BEST, run=str(run_file)), log) as job:
+        wait_until((checkpoint(folder, "target", 12) / "COMPLETE").exists, job, log)
+        kill_all(job)
+    return folder
+
+
+@pytest.mark.distributed
+def test_the_best_weights_survive_an_interruption_and_finished_phases_are_left_alone(
+    alone: Path, go: Callable[..., None], tmp_path: Path
+) -> None:
+    folder, undisturbed = Path(shutil.copytree(alone, tmp_path / "run")), tmp_path / "undisturbed"
+    finished = snapshot(folder / "phases" / "pretrain")
+    go(folder, *BEST)
+    go(undisturbed, *BEST)
+    manifest = read_manifest(undisturbed / "phases" / "target" / "result")
+    assert manifest.facts["step"] < 12, "the best score is from before the kill"
+    assert read_manifest(folder / "phases" / "target" / "result").facts["best"] == manifest.facts["best"]
+    assert losses(folder) == pytest.approx(losses(undisturbed), rel=1e-5)
+    assert snapshot(folder / "phases" / "pretrain") == finished
+
+
+@pytest.fixture(scope="module")
+def finished(alone: Path, world: World, run_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, with a phase that only scores; it uses what it is started with most of the time: TensorBoard."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    look = '[[phases]]\nname = "look"\nparent = "pretrain"\nevaluate = ["micro-retrieval"]\n'
+    (folder.parent / "run.toml").write_text(f"{RUN}\n{look}evaluate_languages = ['qea']\n")
+    _go_finished(folder, cache)
+    return folder
+
+
+def _go_finished(folder: Path, cache: Path, *settings: str) -> None:
+    steps = ("phases.pretrain.steps=4", "phases.target.steps=4")
+    places = (f"output={folder}", f"data.cache={cache}")
+    run(load_run(folder.parent / "run.toml", [*places, *SHORT, "engine.name=fsdp2", *steps, *settings]))
+
+
+def test_a_finished_run_says_so_and_touches_nothing(
+    finished: Path, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(finished)
+    _go_finished(finished, cache)
+    said = capfd.readouterr().err
+    assert f"{finished}: this run was finished before; --resume never starts it anew" in said
+    assert [name for name in ("pretrain", "target", "look") if f"phase {name}: finished before" not in said] == []
+    assert snapshot(finished) == before
+
+
+def test_a_finished_phase_with_changed_options_is_put_aside_and_made_again(
+    finished: Path, cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run", symlinks=True))
+    shutil.copy(finished.parent / "run.toml", tmp_path)
+    others = {name: snapshot(folder / "phases" / name) for name in ("pretrain", "look")}
+    old = weights(folder, "target")
+    _go_finished(folder, cache, "phases.target.learning_rate=0.5e-3")
+    said = capfd.readouterr().err
+    assert (
+        "phase target: phase.learning_rate was 0.001, is 0.0005; the earlier result is kept as target.before-1" in said
+    )
+    assert weights(folder, "target.before-1") == old
+    assert weights(folder, "target") != old
+    assert {name: snapshot(folder / "phases" / name) for name in others} == others
+
+
+def test_a_kill_between_a_phases_result_and_its_phase_file_loses_no_steps(
+    go: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(job: object, result: Path) -> None:
+        assert (result / "COMPLETE").is_file()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("xlt_scale.training.phase._write_phase_file", die)
+        with pytest.raises(Killed):
+            go(tmp_path)
+    go(tmp_path)
+    assert "phase pretrain: goes on after step 15 of 18" in capfd.readouterr().err
+
+
+def test_what_a_kill_leaves_of_a_finished_phases_checkpoints_is_removed_by_the_next_start(
+    go: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("xlt_scale.training.phase.remove_training_checkpoints", lambda *arguments: None)
+        go(tmp_path, "checkpoints.keep_every=6")
+    assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["06", "12", "15"]
+    go(tmp_path, "checkpoints.keep_every=0")
+    assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["06", "12"], "as was asked for when it was trained"
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
+    """A file system of this size, mounted on a folder."""
+    folder.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_training_goes_on_to_its_end_when_checkpoints_do_not_fit_on_the_disk(
+    run_file: Path, cache: Path, tmp_path: Path
+) -> None:
+    # Room for one checkpoint of the training state and the weights, not for two of the former.
+    with small_disk(tmp_path / "disk", kilobytes=SMALL) as disk:
+        ended = start(training("python", disk / "run", cache, *SHORT, "engine.name=fsdp2", run=str(run_file)))
+        assert ended.code == 0, ended.output
+        told = [line for line in ended.output.splitlines() if "not saved, training goes on" in line]
+        assert told and all(line.startswith("phase ") and "No space left on device" in line for line in told)
+        assert "Traceback" not in ended.output
+        lines = (disk / "run" / "metrics.jsonl").read_text().splitlines()
+        failed = [row for row in map(json.loads, lines) if "checkpoint_failed" in row]
+        assert len(failed) == len(told)
+        assert len(losses(disk / "run")) == 18 + 9
+        for phase in ("pretrain", "target"):
+            assert weights(disk / "run", phase)
+
+
+def test_a_result_that_does_not_fit_on_the_disk_stops_the_run_in_one_line(
+    go: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=TINY) as disk:
+        said = refused(go, disk / "run", "logging.tensorboard=true")
+        assert said.startswith(f"{disk / 'run' / 'phases' / 'pretrain' / 'result'} cannot be saved: No space left")
+        assert said.endswith("free space or choose another output folder")
+        assert "Traceback" not in capfd.readouterr().err
+        assert not (disk / "run" / "phases" / "pretrain" / "result").exists()
+
+
+def test_a_disk_without_any_room_stops_the_run_in_one_line(
+    go: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=64) as disk:
+        (disk / "other").write_bytes(bytes(56 * 1024))
+        assert "No space left on device; mend that and start again" in refused(go, disk / "run")
+        assert "Traceback" not in capfd.readouterr().err
