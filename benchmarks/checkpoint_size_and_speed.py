@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from xlt_scale.checkpoint.background import BackgroundWriter
@@ -201,6 +202,8 @@ class Bench:
 
 def work(world: World, job: dict[str, Any]) -> dict[str, Any]:
     """What a rank measures."""
+    # Whoever else is on the machine is not to suffer when memory runs out after all.
+    Path("/proc/self/oom_score_adj").write_text("1000")
     started = Memory().before
     bench = Bench(world, job)
     found: dict[str, Any] = {"shard": bench.num_bytes, "libraries": started, "rounds": []}
@@ -368,6 +371,10 @@ def main() -> None:
     parser.add_argument("--asynchronous", action="store_true", help="measure saving while training goes on as well")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "runs", help="on the file system to measure")
     options = parser.parse_args()
+    per_parameter = (40 if options.asynchronous else 16) + (12 if options.engine == "zero3" else 0)
+    needed = options.parameters * per_parameter + options.ranks * 5e8
+    if psutil.virtual_memory().available < needed:
+        raise SystemExit(f"needs {needed / 1e9:.1f} GB of free memory: wait, or take fewer parameters")
     options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-speed-", dir=options.folder))
     try:

@@ -1,5 +1,6 @@
 """Ranks of a training run as children of this process, forked after everything heavy was imported."""
 
+import gc
 import os
 import random
 import signal
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import deepspeed  # noqa: F401
+import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
 import torch
 from transformers import XLMRobertaModel  # noqa: F401
 
@@ -19,6 +20,9 @@ import xlt_scale.engines.zero3  # noqa: F401
 from xlt_scale.config import load_run
 from xlt_scale.errors import run_as_program
 from xlt_scale.training.run import run
+
+# What was imported stays: a rank that collects garbage need not look at it.
+gc.freeze()
 
 
 @dataclass

@@ -49,9 +49,7 @@ def find_saves(folder: Path) -> set[Path]:
 
 
 def activity(folder: Path, log: str) -> str:
-    """What a running start is at."""
-    if find_saves(folder):
-        return "saving"
+    """What a running start is at, beside saving."""
     for name in PHASES:
         phase = folder / "phases" / name
         if not (phase / "phase.json").exists():

@@ -1,62 +1,33 @@
-"""An interrupted run goes on where it was: after kills, damage, changes of mind, and on a disk that is full."""
+"""An interrupted run goes on where it was: after kills, damage, and changes of mind."""
 
-import contextlib
-import json
 import os
 import re
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from interruption import (
+    IN_PROCESS,
+    RUN,
+    SHORT,
+    assert_same_end,
+    checkpoint,
+    checkpoints,
+    losses,
+    refused,
+    snapshot,
+    weights,
+)
+from runs import kill_all, rows, start, started, training, wait_until
 
-from runs import MICRO, kill_all, rows, start, started, training, wait_until
 from xlt_scale.checkpoint.manifest import read_manifest
 from xlt_scale.config import load_run
-from xlt_scale.engines.world import World, join_world
-from xlt_scale.errors import UserError
+from xlt_scale.engines.world import World
 from xlt_scale.training.run import run
-from xlt_scale.training.setup import read_json
 
-# The pre-training phase is a mixture, and ends within the first epoch of either task.
-HEAD, PRETRAIN, _, TARGET, _ = Path(MICRO).read_text().split("[[phases]]\n")
-RUN = f"{HEAD}[[phases]]\n{PRETRAIN}[[phases]]\n{TARGET}"
-SHORT = (
-    "logging.every=1",
-    "checkpoints.every=3",
-    "phases.pretrain.steps=18",
-    "phases.target.steps=9",
-    "phases.target.evaluation_examples=64",
-    "phases.target.evaluate_languages=['qen']",
-)
 TWO_RANKS = (*SHORT, "engine.repeatable=true")
 LAUNCHERS = {"zero3": "deepspeed", "fsdp2": "torchrun"}
-SMALL, TINY = 4000, 900
-IN_PROCESS = (*SHORT, "engine.name=fsdp2", "logging.tensorboard=false")
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return join_world("cpu")
-
-
-@pytest.fixture(scope="module")
-def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("resume") / "run.toml"
-    path.write_text(RUN)
-    return path
-
-
-@pytest.fixture
-def go(world: World, run_file: Path, cache: Path) -> Callable[..., None]:
-    """Run in this process: one rank, FSDP2 where nothing else is set."""
-
-    def go(folder: Path, *settings: str) -> None:
-        run(load_run(run_file, [f"output={folder}", f"data.cache={cache}", *IN_PROCESS, *settings]))
-
-    return go
 
 
 class TwoRanks:
@@ -107,53 +78,12 @@ def killed(fsdp2: TwoRanks, tmp_path: Path) -> Path:
     return Path(shutil.copytree(fsdp2.killed, tmp_path / "run"))
 
 
-def checkpoint(folder: Path, phase: str, step: int) -> Path:
-    return folder / "phases" / phase / "checkpoints" / f"step-{step:08d}"
-
-
-def checkpoints(folder: Path, phase: str = "pretrain") -> list[Path]:
-    """Oldest first."""
-    return sorted((folder / "phases" / phase / "checkpoints").glob("step-*"))
-
-
-def weights(folder: Path, phase: str) -> dict[str, Any]:
-    """Checksums of what a phase ended with."""
-    tensors = read_manifest(folder / "phases" / phase / "result").tensors
-    return {key: (tensor.shape, tensor.crc32) for key, tensor in tensors.items()}
-
-
-def losses(folder: Path) -> dict[tuple[str, int], float]:
-    found = {(row["phase"], row["step"]): row["loss"] for row in rows(folder)}
-    assert len(found) == len(rows(folder)), "no step has two rows"
-    return found
-
-
-def assert_same_end(folder: Path, other: Path) -> None:
-    """Weights, scores and the loss of every step are the same to the last bit."""
-    assert losses(folder) == losses(other)
-    for phase in ("pretrain", "target"):
-        assert weights(folder, phase) == weights(other, phase)
-    assert read_json(folder / "scores.json")["scores"] == read_json(other / "scores.json")["scores"]
-
-
-def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    """Every file with its number and the time of its last change."""
-    stats = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
-    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items() if not name.endswith(".lock")}
-
-
-def refused(go: Callable[..., None], *arguments: object) -> str:
-    """The one line that a run ends on; exit code 2 for a user."""
-    with pytest.raises(UserError) as caught:
-        go(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 @pytest.mark.distributed
 def test_a_killed_zero3_run_ends_as_if_nothing_had_happened(zero3: TwoRanks) -> None:
     said = zero3.go_on(meanwhile=lambda folder: None)
     assert said.count("goes on after step") == 1
+    position = read_manifest(checkpoints(zero3.killed)[-1]).facts["position"]
+    assert all(0 < task["epoch"] < 1 for task in position.values()), "it was killed in the middle of an epoch"
     assert_same_end(zero3.resumed, zero3.undisturbed)
 
 
@@ -315,8 +245,8 @@ def test_the_best_weights_survive_an_interruption_and_finished_phases_are_left_a
 
 
 @pytest.fixture(scope="module")
-def finished(alone: Path, world: World, run_file: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, with a phase that only scores; it uses what it is started with most of the time: TensorBoard."""
+def finished(world: World, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, with a phase that only scores, and with TensorBoard."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     look = '[[phases]]\nname = "look"\nparent = "pretrain"\nevaluate = ["micro-retrieval"]\n'
     (folder.parent / "run.toml").write_text(f"{RUN}\n{look}evaluate_languages = ['qea']\n")
@@ -350,9 +280,8 @@ def test_a_finished_phase_with_changed_options_is_put_aside_and_made_again(
     old = weights(folder, "target")
     _go_finished(folder, cache, "phases.target.learning_rate=0.5e-3")
     said = capfd.readouterr().err
-    assert (
-        "phase target: phase.learning_rate was 0.001, is 0.0005; the earlier result is kept as target.before-1" in said
-    )
+    change = "phase.learning_rate was 0.001, is 0.0005"
+    assert f"phase target: {change}; the earlier result is kept as target.before-1" in said
     assert weights(folder, "target.before-1") == old
     assert weights(folder, "target") != old
     assert {name: snapshot(folder / "phases" / name) for name in others} == others
@@ -385,57 +314,3 @@ def test_what_a_kill_leaves_of_a_finished_phases_checkpoints_is_removed_by_the_n
     assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["06", "12", "15"]
     go(tmp_path, "checkpoints.keep_every=0")
     assert [path.name[-2:] for path in checkpoints(tmp_path)] == ["06", "12"], "as was asked for when it was trained"
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of this size, mounted on a folder."""
-    folder.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command")
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def test_training_goes_on_to_its_end_when_checkpoints_do_not_fit_on_the_disk(
-    run_file: Path, cache: Path, tmp_path: Path
-) -> None:
-    # Room for one checkpoint of the training state and the weights, not for two of the former.
-    with small_disk(tmp_path / "disk", kilobytes=SMALL) as disk:
-        ended = start(training("python", disk / "run", cache, *SHORT, "engine.name=fsdp2", run=str(run_file)))
-        assert ended.code == 0, ended.output
-        told = [line for line in ended.output.splitlines() if "not saved, training goes on" in line]
-        assert told and all(line.startswith("phase ") and "No space left on device" in line for line in told)
-        assert "Traceback" not in ended.output
-        lines = (disk / "run" / "metrics.jsonl").read_text().splitlines()
-        failed = [row for row in map(json.loads, lines) if "checkpoint_failed" in row]
-        assert len(failed) == len(told)
-        assert len(losses(disk / "run")) == 18 + 9
-        for phase in ("pretrain", "target"):
-            assert weights(disk / "run", phase)
-
-
-def test_a_result_that_does_not_fit_on_the_disk_stops_the_run_in_one_line(
-    go: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with small_disk(tmp_path / "disk", kilobytes=TINY) as disk:
-        said = refused(go, disk / "run", "logging.tensorboard=true")
-        assert said.startswith(f"{disk / 'run' / 'phases' / 'pretrain' / 'result'} cannot be saved: No space left")
-        assert said.endswith("free space or choose another output folder")
-        assert "Traceback" not in capfd.readouterr().err
-        assert not (disk / "run" / "phases" / "pretrain" / "result").exists()
-
-
-def test_a_disk_without_any_room_stops_the_run_in_one_line(
-    go: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with small_disk(tmp_path / "disk", kilobytes=64) as disk:
-        (disk / "other").write_bytes(bytes(56 * 1024))
-        assert "No space left on device; mend that and start again" in refused(go, disk / "run")
-        assert "Traceback" not in capfd.readouterr().err

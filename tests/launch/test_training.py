@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from runs import BIN, MICRO, TRAIN, start
+
 from xlt_scale.config import load_run
 from xlt_scale.engines.world import World, join_world
 from xlt_scale.errors import TrainingError

@@ -182,6 +182,18 @@ def test_parts_of_several_ranks_are_read_as_one(tmp_path: Path) -> None:
     reader.close()
 
 
+def test_checksums_are_taken_only_of_what_they_are_asked_of(checkpoint: Path) -> None:
+    key = f"param/{next(iter(PARAMETERS))}"
+    reader = CheckpointReader(checkpoint)
+    stored = reader.manifest.tensors[key]
+    reader.read(key, 0, stored.numel)
+    assert reader.checksum_of_read(key) == (0, 4 * stored.numel, stored.crc32)
+    unasked = CheckpointReader(checkpoint)
+    unasked.note_checksums(lambda key: False)
+    unasked.read(key, 0, stored.numel)
+    assert unasked.checksum_of_read(key) == (0, 0, 0)
+
+
 def test_a_truncated_file_is_refused(checkpoint: Path) -> None:
     (checkpoint / FILE).write_bytes((checkpoint / FILE).read_bytes()[:-1000])
     assert f"{FILE} cannot be read (it ends too early)" in refusal(checkpoint)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from xlt_scale.checkpoint import tensor_file
-from xlt_scale.checkpoint.tensor_file import TensorFileWriter, TensorLayout, file_checksum, read_elements
+from xlt_scale.checkpoint.tensor_file import TensorFileWriter, TensorLayout, file_checksum, read_elements, read_into
 
 LAYOUT = [TensorLayout("first", (4, 5)), TensorLayout("second", (3,)), TensorLayout("empty", (0, 2))]
 FIRST, SECOND = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)), torch.tensor([1.0, -0.0, float("nan")])
@@ -97,6 +97,14 @@ def test_elements_are_read_from_anywhere(tmp_path: Path) -> None:
         found = read_elements(file.fileno(), writer.offsets["first"] + 4 * 6, 9)
         assert torch.equal(found, FIRST.view(-1)[6:15])
         assert not read_elements(file.fileno(), 0, 0).numel()
+
+
+def test_what_is_there_is_filled_without_a_copy(tmp_path: Path) -> None:
+    writer = write(tmp_path / "one")
+    values = torch.zeros(12)
+    with open(tmp_path / "one", "rb") as file:
+        read_into(values[2:11], file.fileno(), writer.offsets["first"] + 4 * 6)
+    assert torch.equal(values, torch.cat([torch.zeros(2), FIRST.view(-1)[6:15], torch.zeros(1)]))
 
 
 def test_a_file_that_ends_is_noticed(tmp_path: Path) -> None:

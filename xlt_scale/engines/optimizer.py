@@ -13,6 +13,7 @@ from xlt_scale.engines.interface import MOMENTS, EngineRequest, GroupSettings
 _SETTINGS = ("lr", "weight_decay", "betas", "eps")
 _BLOCK = 256  # bitsandbytes' blockwise quantisation: elements that share a scale
 _SMALLEST_IN_8_BITS = 4096
+_PIECE = 1 << 22
 
 
 def named_groups(request: EngineRequest, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
@@ -106,19 +107,19 @@ class Moments:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer: Any = optimizer
 
-    def read(self, tensor: Tensor, kind: str) -> Tensor:
-        """A moment of a tensor that is stepped; zeros before its first step. Do not write into it."""
+    def read(self, tensor: Tensor, kind: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Elements [start, stop) of a moment; zeros before the first step. Do not write into it."""
         state = self._optimizer.state.get(tensor, {})
         stored = state.get(kind if kind in state else _BITSANDBYTES[kind])
         if stored is None:
-            return torch.zeros_like(_flat(tensor))
+            return torch.zeros_like(_flat(tensor)[start:stop])
         if stored.dtype != torch.uint8:
-            return _flat(stored)
-        return _dequantise(state, _NUMBER[kind])
+            return _flat(stored)[start:stop]
+        return _dequantise(state, _NUMBER[kind], start, stored.numel() if stop is None else stop)
 
     @contextlib.contextmanager
     def written(self, tensor: Tensor, kind: str, group: dict[str, Any]) -> Iterator[Tensor]:
-        """A flat fp32 tensor to fill with a moment; taken over when the block ends."""
+        """A flat fp32 tensor to fill with a moment, on whichever device; taken over when the block ends."""
         state = self._optimizer.state[tensor]
         if not state:
             self._create(tensor, group)
@@ -127,7 +128,8 @@ class Moments:
         if stored.dtype != torch.uint8:
             yield _flat(stored)
             return
-        values = torch.zeros(stored.numel(), device=stored.device)
+        # On the CPU: a device that is full of 8-bit states has no room for the same in 32.
+        values = torch.zeros(stored.numel())
         yield values
         _quantise(state, _NUMBER[kind], values)
 
@@ -160,14 +162,13 @@ def _flat(tensor: Any) -> Tensor:
     return local.detach().view(-1)
 
 
-def _dequantise(state: dict[str, Tensor], number: str) -> Tensor:
-    codes, scales, levels = state[f"state{number}"].view(-1), state[f"absmax{number}"], state[f"qmap{number}"]
-    levels = levels.clone()
+def _dequantise(state: dict[str, Tensor], number: str, start: int, stop: int) -> Tensor:
+    levels = state[f"qmap{number}"].clone()
     if levels[0] < 0:
         levels[0] = -1.0
-    values = levels[codes.int()]
-    values *= scales.repeat_interleave(_BLOCK)[: values.numel()]
-    return values
+    first, last = start // _BLOCK, -(-stop // _BLOCK)
+    scales = state[f"absmax{number}"][first:last].repeat_interleave(_BLOCK)[start - first * _BLOCK :]
+    return levels[state[f"state{number}"].view(-1)[start:stop].int()] * scales[: stop - start]
 
 
 def _quantise(state: dict[str, Tensor], number: str, values: Tensor) -> None:
@@ -176,10 +177,13 @@ def _quantise(state: dict[str, Tensor], number: str, values: Tensor) -> None:
     bitsandbytes' own kernel moves some elements that lie on a level to the next one, so that a state that is saved and
     loaded would not come back.
     """
-    levels = state[f"qmap{number}"]
-    blocks = nn.functional.pad(values, (0, -values.numel() % _BLOCK)).view(-1, _BLOCK)
-    scales = blocks.abs().amax(1)
-    relative = blocks / torch.where(scales > 0, scales, 1.0)[:, None]
-    codes = torch.bucketize(relative, (levels[1:] + levels[:-1]) / 2)
-    state[f"state{number}"].view(-1).copy_(codes.view(-1)[: values.numel()])
-    state[f"absmax{number}"].copy_(scales)
+    codes, scales, levels = state[f"state{number}"].view(-1), state[f"absmax{number}"], state[f"qmap{number}"]
+    edges = (levels[1:] + levels[:-1]) / 2
+    for low in range(0, values.numel(), _PIECE):
+        piece = values[low : low + _PIECE].to(codes.device)
+        blocks = nn.functional.pad(piece, (0, -piece.numel() % _BLOCK)).view(-1, _BLOCK)
+        largest = blocks.abs().amax(1)
+        blocks /= torch.where(largest > 0, largest, 1.0)[:, None]
+        found = torch.bucketize(blocks, edges, out_int32=True).view(-1)
+        codes[low : low + piece.numel()].copy_(found[: piece.numel()])
+        scales[low // _BLOCK : low // _BLOCK + len(largest)].copy_(largest)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
+from xlt_scale.engines.compiled_ops import build_compiled_ops
 from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
 from xlt_scale.engines.optimizer import (
@@ -37,6 +38,8 @@ class Zero3Engine(Engine):
         self._request = request
         settings = deepspeed_settings(request.options, request.phase, request.precision, request.world.size)
         _check_settings(deepspeed, settings, request.options.deepspeed_config)
+        if settings["zero_optimization"].get("offload_optimizer", {}).get("device") == "nvme":
+            _build_asynchronous_io()
         self._linear = torch.nn.functional.linear
         with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=settings):
             model = HeadedEncoder(request.plan, request.heads)
@@ -94,10 +97,9 @@ class Zero3Engine(Engine):
                 if not with_moments:
                     continue
                 for kind in MOMENTS:
-                    moment = self._moments.read(flat, kind)
                     for name, begin, length in members:
                         if length:
-                            yield f"{kind}/{name}", moment[begin : begin + length]
+                            yield f"{kind}/{name}", self._moments.read(flat, kind, begin, begin + length)
 
     def group_settings(self) -> GroupSettings:
         return read_settings(self._optimizer)
@@ -218,9 +220,19 @@ def _check_settings(deepspeed: Any, settings: dict[str, Any], file: str) -> None
         raise UserError(f"{file or DEFAULT_FILE}: DeepSpeed refuses it: {reason}; mend or remove the key") from None
 
 
+def _build_asynchronous_io() -> None:
+    """DeepSpeed's op for reading and writing swap files, compiled by one rank while the others wait."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise UserError(
+            'offload_optimizer.device = "nvme" needs libaio; on Debian or Ubuntu: apt-get install libaio-dev'
+        )
+    build_compiled_ops(["AsyncIOBuilder"])
+
+
 def _import_deepspeed(device: str) -> Any:
     """DeepSpeed, checked and joined to the process group that PyTorch already has. Collective the first time."""
-    from xlt_scale.engines.compiled_ops import build_compiled_ops
     from xlt_scale.engines.requirements_check import check_deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

@@ -63,12 +63,16 @@ class PhaseKeeper:
     def save(self, progress: Progress) -> None:
         began = time.perf_counter()
         self._report(self._background.wait())  # one at a time
-        facts = describe_checkpoint(self._job, progress, self._best)
+        keeps_best = self._job.phase.keep == "best"
+        # The best weights whose own save has failed are not to be found again.
+        is_of_this_step = self._best is not None and self._best["step"] == progress.step
+        best = self._best if is_of_this_step or not keeps_best else self._saved_best
+        facts = describe_checkpoint(self._job, progress, best)
         folder = step_folder(self._checkpoints, progress.step)
         copied = self._options.asynchronous
         staged = StagedState(self._engine, self._job.parameters, copy=copied)
-        self._saving = {"step": progress.step, "best": self._best, "gigabytes": 0.0}
-        kept_best = self._best["step"] if self._best is not None and self._job.phase.keep == "best" else None
+        self._saving = {"step": progress.step, "best": best, "gigabytes": 0.0}
+        kept_best = best["step"] if best is not None and keeps_best else None
 
         def write(world: World) -> None:
             manifest = staged.write(world, folder, facts)
