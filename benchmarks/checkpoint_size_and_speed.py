@@ -375,6 +375,8 @@ def main() -> None:
     needed = options.parameters * per_parameter + options.ranks * 5e8
     if psutil.virtual_memory().available < needed:
         raise SystemExit(f"needs {needed / 1e9:.1f} GB of free memory: wait, or take fewer parameters")
+    # So that whoever ends it ends its ranks, and removes what they have written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="checkpoint-speed-", dir=options.folder))
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
 import torch
+import torch.utils.cpp_extension
 from transformers import XLMRobertaModel  # noqa: F401
 
 import xlt_scale.engines.fsdp2
