@@ -287,6 +287,20 @@ def test_a_finished_phase_with_changed_options_is_put_aside_and_made_again(
     assert {name: snapshot(folder / "phases" / name) for name in others} == others
 
 
+def test_a_kept_checkpoint_of_a_finished_phase_is_gone_on_from_and_the_result_stays(
+    go: Callable[..., None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    go(tmp_path, "checkpoints.keep_every=6")
+    old = weights(tmp_path, "pretrain")
+    go(tmp_path, "phases.pretrain.weight_decay=0.3", f"resume={checkpoint(tmp_path, 'pretrain', 12)}")
+    said = capfd.readouterr().err
+    assert "phase.weight_decay was 0.01, is 0.3" in said
+    assert "the earlier result is kept as pretrain.before-1" in said
+    assert "goes on after step 12 of 18" in said
+    assert weights(tmp_path, "pretrain.before-1") == old
+    assert weights(tmp_path, "pretrain") != old
+
+
 def test_a_kill_between_a_phases_result_and_its_phase_file_loses_no_steps(
     go: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,8 +87,13 @@ def load_weights(engine: Engine, reader: CheckpointReader, parameters: Parameter
     check_arrival(engine, reader, [f"param/{name}" for name in parameters])
 
 
-def load_training_state(engine: Engine, reader: CheckpointReader, parameters: Parameters) -> None:
+def load_training_state(
+    engine: Engine, reader: CheckpointReader, parameters: Parameters, with_settings: bool = True
+) -> None:
     """Set the engine back to the state that was saved, bit by bit, whatever engine and world size saved it; collective.
+
+    Args:
+        with_settings: the groups' hyper-parameters as well; else the engine keeps its own.
 
     Raises:
         UserError: the checkpoint is damaged, of another architecture or holds weights only; all ranks raise.
@@ -103,7 +108,8 @@ def load_training_state(engine: Engine, reader: CheckpointReader, parameters: Pa
     optimizer = manifest.facts["optimizer"]
     # `check_arrival` compares what lies in the engine, but for what is quantised there.
     reader.note_checksums(engine.quantises)
-    engine.load_states(reader, optimizer["groups"], optimizer["num_steps"])
+    groups = optimizer["groups"] if with_settings else engine.group_settings()
+    engine.load_states(reader, groups, optimizer["num_steps"])
     keys = [key for key in _layout(engine, parameters, with_moments=True)[0] if reader.has(key)]
     check_arrival(engine, reader, keys)
 

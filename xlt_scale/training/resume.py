@@ -52,7 +52,9 @@ def load_start(job: PhaseJob, engine: Engine, start: Start) -> tuple[Progress, d
     for folder, manifest in start.candidates:
         reader = CheckpointReader(folder, manifest)
         try:
-            load_training_state(engine, reader, job.parameters)
+            # With changes that were asked for, the run file's hyper-parameters hold, not those of the checkpoint.
+            is_the_same = manifest.facts.get("identity") == job.identity
+            load_training_state(engine, reader, job.parameters, with_settings=is_the_same)
         except UserError as error:
             problems.append(str(error))
             job.setup.announce(f"phase {job.phase.name}: skipped {error}")
@@ -85,6 +87,11 @@ def _look(job: PhaseJob) -> Start:
         earlier = manifest.facts.get("identity")
         changes = describe_changes(earlier, job.identity) if earlier else "it comes from another program"
         notes = [f"goes on with changes, as asked for: {changes}"] if changes else []
+        if (job.folder / PHASE_FILE).exists():
+            aside = _put_aside(job)
+            if path.resolve().is_relative_to(job.folder.resolve()):
+                path = aside / path.resolve().relative_to(job.folder.resolve())
+            return Start(((path, manifest),), (*notes, f"the earlier result is kept as {aside.name}"))
         return Start(((path, manifest),), (*notes, *_supersede(checkpoints, path, manifest.facts["step"])))
     if not job.folder.exists():
         return Start()
