@@ -51,7 +51,7 @@ def test_a_started_again_grid_repeats_nothing(finished: tuple[Path, Finished], c
     again = grid(finished[0], cache, "phases.untrained.evaluate_languages=['qea']")
     assert again.code == 0
     log = (finished[0] / "micro-small-seed1.log").read_text()
-    assert log.count("finished before") == 7
+    assert log.count("finished before (") == 7
 
 
 def test_a_failed_run_is_named_with_its_reason_and_the_grid_fails(tmp_path: Path, cache: Path) -> None:

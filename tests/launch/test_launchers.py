@@ -84,7 +84,7 @@ def test_a_finished_run_is_taken_over(finished: dict[str, tuple[Path, Finished]]
     before = (folder / "metrics.jsonl").read_text()
     again = train("python", folder, cache, "engine.name=fsdp2", *SHORT)
     assert again.code == 0, again.output
-    assert again.output.count("finished before") == 4
+    assert again.output.count("finished before (") == 4
     assert (folder / "metrics.jsonl").read_text() == before
 
 

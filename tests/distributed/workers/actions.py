@@ -3,11 +3,10 @@
 Each action is an object with 'do' (a function below) and its arguments; the answer has what it returned under its name.
 """
 
-import time
 from typing import Any
 
 import numpy as np
-from small_run import FAMILIES, TASKS, digests, make_data, make_engine, make_plan, make_request, run_loop, run_worker
+from small_run import FAMILIES, TASKS, digests, make_data, make_engine, make_plan, make_request, run_actions, run_loop
 
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
@@ -85,15 +84,5 @@ def _embeddings(engine: Any) -> np.ndarray:
 ACTIONS = {function.__name__: function for function in (train, load_after_prediction, classes, build_refused)}
 
 
-def work(world: World, job: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    answers = {}
-    for name, action in job.items():
-        arguments = dict(action)
-        started = time.perf_counter()
-        answers[name] = ACTIONS[arguments.pop("do")](world, **arguments)
-        print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
-    return answers
-
-
 if __name__ == "__main__":
-    run_worker(work)
+    run_actions(ACTIONS)

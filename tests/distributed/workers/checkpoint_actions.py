@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from small_run import ARCHITECTURE, make_engine, make_plan, make_request, run_loop, run_worker
+from small_run import ARCHITECTURE, make_engine, make_plan, make_request, run_actions, run_loop
 
 from xlt_scale.checkpoint import writer
 from xlt_scale.checkpoint.background import BackgroundWriter
@@ -177,15 +177,5 @@ def _checksums(engine: Engine, request: EngineRequest) -> dict[str, int]:
 ACTIONS = {function.__name__: function for function in (save, load, interrupt, load_refused, save_refused, swapped)}
 
 
-def work(world: World, job: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    answers = {}
-    for name, action in job.items():
-        arguments = dict(action)
-        started = time.perf_counter()
-        answers[name] = ACTIONS[arguments.pop("do")](world, **arguments)
-        print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
-    return answers
-
-
 if __name__ == "__main__":
-    run_worker(work)
+    run_actions(ACTIONS)

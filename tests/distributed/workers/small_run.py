@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,18 @@ def run_worker(work: Callable[[World, Any], Any]) -> None:
     temporary = answer.with_suffix(".unfinished")
     temporary.write_text(json.dumps(found))
     temporary.rename(answer)
+
+
+def run_actions(actions: Mapping[str, Callable[..., Any]]) -> None:
+    """Do the named actions of the job file one after another; the answer has what each returned under its name."""
+
+    def work(world: World, job: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        answers = {}
+        for name, action in job.items():
+            arguments = dict(action)
+            started = time.perf_counter()
+            answers[name] = actions[arguments.pop("do")](world, **arguments)
+            print(f"{name}: {time.perf_counter() - started:.1f} s", flush=True)
+        return answers
+
+    run_worker(work)
