@@ -13,6 +13,7 @@ import torch
 from torch.distributed.checkpoint import metadata as dcp
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
+from xlt_scale.checkpoint.foreign.torch_files import enumeration_member
 from xlt_scale.errors import UserError, reason
 
 METADATA = ".metadata"
@@ -36,6 +37,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     )
 }
 _ALLOWED["torch", "Size"] = torch.Size
+_ALLOWED["builtins", "getattr"] = enumeration_member
 # The folder that was saved to, of whatever system: kept as a pure path, which touches no file.
 for _module in ("pathlib", "pathlib._local"):
     for _name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"):

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from xlt_scale.checkpoint.foreign.state import adamw_settings, group_names
-from xlt_scale.checkpoint.foreign.torch_files import load_torch_file
+from xlt_scale.checkpoint.foreign.torch_files import enumeration_member, load_torch_file
 from xlt_scale.errors import UserError
 
 _RANK_FILE = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_mp_rank_(\d+)_(model|optim)_states\.pt")
@@ -18,8 +19,19 @@ class _LossScaler:
     """Stands for DeepSpeed's loss scaler, of which nothing is used: our precisions need none."""
 
 
+class _ZeroStage(IntEnum):
+    """Stands for DeepSpeed's enumeration of that name."""
+
+    disabled = 0
+    optimizer_states = 1
+    gradients = 2
+    weights = 3
+    max_stage = 3
+
+
 REPLACEMENTS: dict[str, Any] = {
-    "deepspeed.runtime.zero.config.ZeroStageEnum": int,
+    "builtins.getattr": enumeration_member,
+    "deepspeed.runtime.zero.config.ZeroStageEnum": _ZeroStage,
     "deepspeed.runtime.fp16.loss_scaler.LossScaler": _LossScaler,
     "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler": _LossScaler,
 }
