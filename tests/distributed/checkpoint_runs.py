@@ -86,6 +86,10 @@ class CheckpointRuns:
                     "engine": self._engine(name, precision=precision, repeatable=True),
                     "folder": str(self.folder(key, 2)),
                 }
+            for family in ("xlm-roberta", "xlm-roberta-xl"):
+                key = f"{name} published {family}"
+                folder = str(self.folder(key, 2))
+                actions[key] = {"do": "round_trip", "engine": self._engine(name), "folder": folder, "family": family}
             (self._folder / "file").write_text("")
             actions[f"{name} no folder"] = {
                 "do": "save_refused",

@@ -107,6 +107,16 @@ def test_frozen_parameters_are_saved_without_moments(checkpoint_runs: Checkpoint
         assert f"exp_avg/{name}" not in keys
 
 
+@pytest.mark.parametrize("family", ["xlm-roberta", "xlm-roberta-xl"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weights_go_out_to_hugging_face_and_come_in_again_bit_by_bit(
+    engine: str, family: str, checkpoint_runs: CheckpointRuns
+) -> None:
+    for found in checkpoint_runs.saved(2)[f"{engine} published {family}"]:
+        assert found["after"] == found["before"]
+        assert "model.safetensors.index.json" in found["files"]
+
+
 def test_replicas_hold_the_same_and_one_of_them_writes(checkpoint_runs: CheckpointRuns) -> None:
     checkpoint_runs.saved(2)
     folder = checkpoint_runs.folder("fsdp2 two replicas", 2)

@@ -9,15 +9,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from small_run import ARCHITECTURE, make_engine, make_plan, make_request, run_actions, run_loop
+from small_run import ARCHITECTURE, FAMILIES, digests, make_engine, make_plan, make_request, run_actions, run_loop
 
 from xlt_scale.checkpoint import writer
 from xlt_scale.checkpoint.background import BackgroundWriter
+from xlt_scale.checkpoint.huggingface_export import ExportOptions, export_checkpoint
 from xlt_scale.checkpoint.reader import CheckpointReader
-from xlt_scale.checkpoint.training_state import StagedState, load_training_state, state_checksums
+from xlt_scale.checkpoint.training_state import StagedState, load_training_state, save_weights, state_checksums
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
+from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.modeling.weights import PretrainedWeights
 
 STEPS, MORE = 5, 3
 DIRTY = {"learning_rate": 123.0, "weight_decay": 7.0, "betas": [0.5, 0.6], "epsilon": 0.1}
@@ -154,6 +157,27 @@ def swapped(
     return save(world, engine, folder, architecture=architecture) | {"swap_files": sizes}
 
 
+def round_trip(world: World, engine: dict[str, Any], folder: str, family: str) -> dict[str, Any]:
+    """Out to Hugging Face and in from there, under one engine: the weights before and after."""
+    plan, heads = make_plan(FAMILIES[family]), [HeadSpec("mlm", "masked_language_modeling")]
+    request = make_request(world, engine, {"mixture": {"text": 1.0}}, plan, heads)
+    built = make_engine(request)
+    run_loop(built, request, 2)
+    before = digests(built, request)
+    facts = {"model": plan.config.to_dict(), "heads": [vars(head) for head in heads]}
+    save_weights(built, request.parameters, Path(folder), facts)
+    built.destroy()
+    published = Path(f"{folder}-published")
+    if world.is_main:
+        export_checkpoint(Path(folder), published, ExportOptions(max_shard_size="50KB"), lambda line: None)
+    world.barrier()
+    built = make_engine(request, seed=99)
+    built.load_parameters(PretrainedWeights(published, request.parameters, plan.prefix))
+    after = digests(built, request)
+    built.destroy()
+    return {"before": before, "after": after, "files": sorted(path.name for path in published.iterdir())}
+
+
 def _request(
     world: World,
     engine: dict[str, Any],
@@ -174,7 +198,9 @@ def _checksums(engine: Engine, request: EngineRequest) -> dict[str, int]:
     return state_checksums(engine, keys)
 
 
-ACTIONS = {function.__name__: function for function in (save, load, interrupt, load_refused, save_refused, swapped)}
+ACTIONS = {
+    function.__name__: function for function in (round_trip, save, load, interrupt, load_refused, save_refused, swapped)
+}
 
 
 if __name__ == "__main__":

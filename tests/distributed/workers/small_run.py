@@ -63,6 +63,7 @@ PHASE: dict[str, Any] = {
 # Encoders that differ where engines may stumble: other layer lists, parameters shared inside the encoder, parameters
 # that get no gradient, layers that share their parameters.
 FAMILIES: dict[str, dict[str, Any]] = {
+    "xlm-roberta": ARCHITECTURE,
     "xlm-roberta-xl": ARCHITECTURE | {"model_type": "xlm-roberta-xl"},
     "modernbert": ARCHITECTURE
     | {"model_type": "modernbert", "local_attention": 8, "bos_token_id": 0, "eos_token_id": 2}
