@@ -1,34 +1,16 @@
 """A disk without room costs checkpoints or rows of metrics, then the run, but in one line and never by a traceback."""
 
-import contextlib
 import json
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from interruption import SHORT, losses, refused, weights
 from runs import start, training
+from small_disk import small_disk
 
 from xlt_scale.config import LoggingOptions
 from xlt_scale.training.metrics import MetricsWriter
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, kilobytes: int) -> Iterator[Path]:
-    """A file system of this size, mounted on a folder."""
-    folder.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount command")
-    command = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_training_goes_on_to_its_end_when_checkpoints_do_not_fit_on_the_disk(

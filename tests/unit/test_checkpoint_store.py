@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_disk import small_disk
 from small_states import ALONE, FACTS, FILE, flip_bit, on_ranks, random_tensors, same, save_tensors
 
 from xlt_scale.checkpoint.checksum import PIECE
@@ -50,21 +51,11 @@ def failure(folder: Path, tensors: dict[str, torch.Tensor] = NEW) -> str:
     return str(error.value)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(name="small_disk")
+def mounted_small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if sys.platform != "linux" or shutil.which("mount") is None:
-        pytest.skip("needs Linux's mount")
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"mounting a small disk is not permitted: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", 2048) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_saving_again_replaces_what_was_there(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from xlt_scale.engines.module_boundaries import sum_gradients_by_module
 from xlt_scale.engines.optimizer import (
     Moments,
     build_optimizer,
-    has_small_moments,
     named_groups,
     read_settings,
     write_settings,
@@ -63,7 +62,7 @@ class Fsdp2Engine(Engine):
             self._stepped = {name: nn.Parameter(_local(self._parameters[name])) for name in self._trained}
         self._optimizer = build_optimizer(request, named_groups(request, self._stepped))
         self._moments = Moments(self._optimizer)
-        self.optimizer_name, self.num_steps = request.phase.optimizer, 0
+        self.num_steps = 0
 
     def _shard(self, request: EngineRequest, mesh: DeviceMesh) -> None:
         policy = MixedPrecisionPolicy(
@@ -137,12 +136,6 @@ class Fsdp2Engine(Engine):
     @property
     def is_first_replica(self) -> bool:
         return self._mesh is None or self._mesh.get_local_rank("replicate") == 0
-
-    def is_trained(self, name: str) -> bool:
-        return name in self._stepped
-
-    def _has_small_moments(self, name: str) -> bool:
-        return has_small_moments(self._request, name)
 
     def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._parameters.items():

@@ -39,6 +39,11 @@ class EngineRequest:
         """Whether the optimiser updates the parameter."""
         return not (self.phase.freeze_embeddings and self.parameters[name].is_embedding)
 
+    def has_small_moments(self, name: str) -> bool:
+        """Whether the optimiser keeps the parameter's moments in 8 bits."""
+        spec = self.parameters[name]
+        return self.phase.optimizer == "adamw_8bit" and spec.decays and not spec.is_embedding
+
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's states of a parameter, by their names in PyTorch."""
@@ -73,7 +78,12 @@ class Engine(ABC):
     """
 
     world: World
-    optimizer_name: str
+    _request: EngineRequest
+
+    @property
+    def optimizer_name(self) -> str:
+        """The optimiser as the phase names it."""
+        return self._request.phase.optimizer
 
     @abstractmethod
     def forward(self, batch: MicroBatch, mode: str = "loss", layer: int | None = None) -> Tensor:
@@ -100,18 +110,14 @@ class Engine(ABC):
         """Whether this rank is of the first of several groups that hold the same ranges (hybrid sharding)."""
         return True
 
-    @abstractmethod
     def is_trained(self, name: str) -> bool:
         """Whether the optimiser updates the parameter, and so has moments of it."""
+        return self._request.is_trained(name)
 
     def quantises(self, key: str) -> bool:
         """Whether a tensor of the state is kept in 8 bits, so that what is written into it is read back rounded."""
         kind, _, name = key.partition("/")
-        return kind != "param" and self.optimizer_name == "adamw_8bit" and self._has_small_moments(name)
-
-    @abstractmethod
-    def _has_small_moments(self, name: str) -> bool:
-        """Whether the moments of a parameter are in the optimiser group with 8-bit states."""
+        return kind != "param" and self._request.has_small_moments(name)
 
     @abstractmethod
     def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:

@@ -26,7 +26,7 @@ def named_groups(request: EngineRequest, parameters: Mapping[str, nn.Parameter])
     for name, parameter in parameters.items():
         if request.is_trained(name):
             kind = "decay" if request.parameters[name].decays else "no_decay"
-            members["decay_in_8_bits" if has_small_moments(request, name) else kind].append(parameter)
+            members["decay_in_8_bits" if request.has_small_moments(name) else kind].append(parameter)
     return [
         {
             "name": name,
@@ -37,12 +37,6 @@ def named_groups(request: EngineRequest, parameters: Mapping[str, nn.Parameter])
         for name, found in members.items()
         if found
     ]
-
-
-def has_small_moments(request: EngineRequest, name: str) -> bool:
-    """Whether the moments of a parameter may be kept in 8 bits."""
-    spec = request.parameters[name]
-    return request.phase.optimizer == "adamw_8bit" and spec.decays and not spec.is_embedding
 
 
 def build_optimizer(request: EngineRequest, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -20,7 +20,6 @@ from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSet
 from xlt_scale.engines.optimizer import (
     Moments,
     build_optimizer,
-    has_small_moments,
     named_groups,
     read_settings,
     write_settings,
@@ -51,7 +50,7 @@ class Zero3Engine(Engine):
         self._parameters: dict[str, Any] = dict(model.named_parameters())
         self._optimizer = build_optimizer(request, named_groups(request, self._parameters))
         self._moments = Moments(self._optimizer)
-        self.optimizer_name, self.num_steps = request.phase.optimizer, 0
+        self.num_steps = 0
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=self._optimizer, config=settings, dist_init_required=False
         )
@@ -78,12 +77,6 @@ class Zero3Engine(Engine):
         piece = parameter.ds_tensor.numel()
         start = min(self.world.rank * piece, parameter.ds_numel)
         return start, min(start + piece, parameter.ds_numel)
-
-    def is_trained(self, name: str) -> bool:
-        return bool(self._parameters[name].requires_grad)
-
-    def _has_small_moments(self, name: str) -> bool:
-        return has_small_moments(self._request, name)
 
     def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
         for name, values in self._frozen.items():

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xlt_scale.checkpoint.manifest import COMPLETE, Manifest, read_manifest
-from xlt_scale.checkpoint.store import check_files, list_checkpoints
+from xlt_scale.checkpoint.finding import look_at
+from xlt_scale.checkpoint.manifest import Manifest, read_manifest
+from xlt_scale.checkpoint.store import list_checkpoints
 from xlt_scale.errors import UserError
 
 PHASE_FILE = "phase.json"
@@ -35,17 +36,12 @@ class FoundCheckpoints:
 
 def find_checkpoints(checkpoints: Path) -> FoundCheckpoints:
     """Look at every checkpoint in a folder; reads manifests and sizes, not the data. Called on rank 0."""
-    whole, skipped, damaged = [], [], False
-    for folder in reversed(list_checkpoints(checkpoints)):
-        try:
-            manifest = read_manifest(folder)
-            check_files(folder, manifest)
-        except UserError as error:
-            skipped.append(str(error))
-            damaged = damaged or (folder / COMPLETE).is_file()
-        else:
-            whole.append((folder, manifest))
-    return FoundCheckpoints(tuple(whole), tuple(skipped), damaged)
+    seen = [look_at(folder) for folder in reversed(list_checkpoints(checkpoints))]
+    return FoundCheckpoints(
+        whole=tuple((found.folder, found.manifest) for found in seen if found.state == "whole" and found.manifest),
+        skipped=tuple(found.problem for found in seen if found.state != "whole"),
+        damaged=any(found.state == "damaged" for found in seen),
+    )
 
 
 def training_checkpoint(path: Path) -> tuple[Path, Manifest]:
