@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from xlt_scale.config import validate
+from xlt_scale.config_files import validate
 from xlt_scale.errors import UserError, nearest
 from xlt_scale.tasks.spec import TaskSpec
+from xlt_scale.tasks.unions import with_parts
 
 
 def load_catalogue(overrides: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, TaskSpec]:
@@ -26,7 +27,10 @@ def load_catalogue(overrides: Mapping[str, Mapping[str, Any]] | None = None) -> 
             tables |= tomllib.loads(file.read_text(encoding="utf-8"))
     for name, table in (overrides or {}).items():
         tables[name] = {**tables.get(name, {}), **table}
-    return {name: validate(TaskSpec, {**table, "name": name}, f"task {name!r}") for name, table in tables.items()}
+    tasks: dict[str, TaskSpec] = {
+        name: validate(TaskSpec, {**table, "name": name}, f"task {name!r}") for name, table in tables.items()
+    }
+    return {name: with_parts(task, tasks) if task.parts else task for name, task in tasks.items()}
 
 
 def find_task(catalogue: Mapping[str, TaskSpec], name: str) -> TaskSpec:

@@ -1,145 +1,78 @@
-"""Rows out of published files. Every error names the file and the line."""
+"""One published file, in any format, as examples of the task's kind."""
 
-import csv
-import io
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from xlt_scale.errors import UserError
-from xlt_scale.tasks.spec import Column, FileLayout
+from xlt_scale.tasks.bitext_files import read_bitext
+from xlt_scale.tasks.building import build_examples
+from xlt_scale.tasks.entity_files import read_mentions
+from xlt_scale.tasks.examples import Examples
+from xlt_scale.tasks.layouts import TABLE_FORMATS, Columns, FileLayout
+from xlt_scale.tasks.plain_files import (
+    HELLASWAG_COLUMNS,
+    TEXT_COLUMNS,
+    TEXT_PAIR_COLUMNS,
+    read_hellaswag_text,
+    read_text,
+    read_text_pair,
+)
+from xlt_scale.tasks.records import Records
+from xlt_scale.tasks.sources import code_of, companion
+from xlt_scale.tasks.spec import TaskSpec
+from xlt_scale.tasks.squad import QUESTION_COLUMNS, read_qamr, read_squad
+from xlt_scale.tasks.tables import read_table
+from xlt_scale.tasks.tagged_files import TAGGED_COLUMNS, read_conllu, read_words
 
 
-@dataclass(frozen=True)
-class Row:
-    """The raw text columns of one example and the line it was read from (counted from 1)."""
+def read_file(spec: TaskSpec, path: Path, layout: FileLayout, language: str, name: str = "") -> Examples:
+    """The examples of one file of the layout, in file order.
 
-    line: int
-    text: str
-    text_pair: str | None
-    label: str | None
-
-
-def read_rows(path: Path, layout: FileLayout, language_code: str) -> Iterator[Row]:
-    """The rows of one file in its layout, in file order.
+    Args:
+        name: what the names of candidates begin with; default: the language.
 
     Raises:
-        UserError: the file is missing, empty or not UTF-8, or a row lacks a column.
+        UserError: the file is missing, empty, broken, or holds what the task does not allow; with file and line.
     """
-    if layout.format == "text":
-        yield from _read_text(path, layout, language_code)
-        return
-    wanted = {column: value.replace("{language}", language_code) for column, value in layout.where.items()}
-    num_rows = 0
-    for line, record in _RECORDS[layout.format](path, layout.header):
-        num_rows += 1
-        if any(_value(record, column, path, line) != value for column, value in wanted.items()):
-            continue
-        yield Row(
-            line=line,
-            text=_value(record, layout.text, path, line),
-            text_pair=None if layout.text_pair is None else _value(record, layout.text_pair, path, line),
-            label=None if layout.label is None else _value(record, layout.label, path, line),
-        )
-    if not num_rows:
-        raise UserError(f"{path}: the file has no rows; fetch it again")
+    code = code_of(spec, layout, language)
+    if layout.format == "bitext":
+        pair, gold = (companion(path, layout, text, code) for text in (layout.pair_pattern, layout.gold_pattern))
+        return read_bitext(path, pair, gold)
+    if layout.format == "mentions":
+        return read_mentions(path, code)
+    records, columns = _read_records(spec, path, layout, language, code)
+    return build_examples(spec, layout.split, records, columns, name or language, code)
 
 
-def _read_text(path: Path, layout: FileLayout, language_code: str) -> Iterator[Row]:
-    lines = _lines(path)
-    if not layout.pair_pattern:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield Row(number, line, None, None)
-        return
-    pair_path = path.parent / layout.pair_pattern.replace("{language}", language_code).rsplit("/", 1)[-1]
-    pairs = _lines(pair_path)
-    if len(lines) != len(pairs):
-        raise UserError(
-            f"{path} has {len(lines)} lines but {pair_path.name} has {len(pairs)}: "
-            "line i of one must translate line i of the other"
-        )
-    for number, (line, pair) in enumerate(zip(lines, pairs, strict=True), start=1):
-        yield Row(number, line, pair, None)
+def read_tags(spec: TaskSpec, path: Path, layout: FileLayout, language: str) -> set[str]:
+    """Every tag of a file of tagged words."""
+    records, columns = _read_records(spec, path, layout, language, code_of(spec, layout, language))
+    assert isinstance(columns.tags, str | int)
+    return {tag for tags in records.column(columns.tags) for tag in tags}
 
 
-def _text_of(path: Path) -> str:
-    try:
-        # Some editors begin a file with a byte order mark, which belongs neither to a column name nor to a sentence.
-        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; convert the file to UTF-8") from None
-    if not text.strip():
-        raise UserError(f"{path}: the file is empty; fetch it again")
-    return text
-
-
-def _lines(path: Path) -> list[str]:
-    # Only line feeds end a line: Unicode's own line separators occur inside sentences.
-    lines = _text_of(path).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
-
-
-Record = dict[str, str] | list[str]
-
-
-def _read_tsv(path: Path, header: bool) -> Iterator[tuple[int, Record]]:
-    # Published TSV files do not quote: a field may begin with a quotation mark that is part of the sentence.
-    lines = enumerate(_lines(path), start=1)
-    names = next(lines)[1].split("\t") if header else None
-    for number, line in lines:
-        if line:
-            fields = line.split("\t")
-            yield number, fields if names is None else dict(zip(names, fields, strict=False))
-
-
-def _read_csv(path: Path, header: bool) -> Iterator[tuple[int, Record]]:
-    reader = csv.reader(io.StringIO(_text_of(path)))
-    names = None
-    while True:
-        start = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            raise UserError(f"{path}, line {start}: not CSV ({error}); is a quotation mark left open?") from None
-        if fields is None:
-            return
-        if header and names is None:
-            names = fields
-        elif fields:
-            yield start, fields if names is None else dict(zip(names, fields, strict=False))
-
-
-def _read_jsonl(path: Path, header: bool) -> Iterator[tuple[int, Record]]:
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}); is the file whole?") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{path}, line {number}: expected a JSON object on every line")
-        yield number, {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
-
-
-_RECORDS = {"tsv": _read_tsv, "csv": _read_csv, "jsonl": _read_jsonl}
-
-
-def _value(record: Record, column: Column, path: Path, line: int) -> str:
-    if isinstance(record, dict):
-        if column in record:
-            return record[str(column)]
-        names = ", ".join(record)
-        raise UserError(f"{path}, line {line}: no column {column!r}; the row has: {names}")
-    if isinstance(column, int) and -len(record) <= column < len(record):
-        return record[column]
-    raise UserError(f"{path}, line {line}: column {column!r} is missing; the row has {len(record)} columns")
+def _read_records(spec: TaskSpec, path: Path, layout: FileLayout, language: str, code: str) -> tuple[Records, Columns]:
+    """The records of a file, and which of their columns hold what."""
+    if layout.format in TABLE_FORMATS:
+        return read_table(path, layout), layout
+    columns: Columns
+    match layout.format:
+        case "words":
+            known = {*spec.labels, *spec.label_aliases}
+            records, columns = read_words(path, layout, known, [f"{language}:", f"{code}:"]), TAGGED_COLUMNS
+        case "conllu":
+            records, columns = read_conllu(path), TAGGED_COLUMNS
+        case "squad" | "squad_sentences":
+            records, columns = read_squad(path), QUESTION_COLUMNS
+        case "qamr":
+            sentences = companion(path, layout, layout.pair_pattern, code)
+            records, columns = read_qamr(path, sentences), QUESTION_COLUMNS
+        case "hellaswag_text":
+            records, columns = read_hellaswag_text(path), HELLASWAG_COLUMNS
+        case "text" if layout.pair_pattern:
+            pair = companion(path, layout, layout.pair_pattern, code)
+            records, columns = read_text_pair(path, pair), TEXT_PAIR_COLUMNS
+        case "text":
+            records, columns = read_text(path), TEXT_COLUMNS
+        case _:
+            raise ValueError(f"format {layout.format!r} holds no examples")
+    rules = ("where", "where_prefix", "drop_where", "values")
+    return records, columns.model_copy(update={name: getattr(layout, name) for name in rules})

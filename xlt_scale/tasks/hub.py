@@ -1,0 +1,90 @@
+"""Records of data sets on the Hugging Face hub."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from xlt_scale.errors import UserError, nearest, reason
+from xlt_scale.tasks.layouts import HubLayout, Split
+from xlt_scale.tasks.records import Records, descend
+
+# The branch into which the hub converts data sets; each configuration is a folder there.
+_CONVERTED = "refs/convert/parquet"
+
+
+class HubRecords(Records):
+    """One split of a data set; a column is read whole, because row by row takes a hundred times as long."""
+
+    def __init__(self, source: str, dataset: Any) -> None:
+        super().__init__(source, "row", range(1, len(dataset) + 1))
+        self._dataset = dataset
+        self.class_names = {
+            name: names
+            for name, feature in dataset.features.items()
+            if (names := getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None))
+        }
+
+    def column(self, name: str | int) -> list[Any]:
+        key = str(name)
+        if key in self._dataset.column_names:
+            return self._dataset[key][:]
+        first, *path = key.split(".")
+        if first in self._dataset.column_names:
+            try:
+                return [descend(value, path) for value in self._dataset[first][:]]
+            except KeyError:
+                pass
+        raise UserError(f"{self.source}: no column {key!r}; {nearest(key, self._dataset.column_names)}")
+
+
+def read_hub(hub: HubLayout, split: Split, code: str) -> list[Records]:
+    """The records of our split: one item per split of the data set that it is made of.
+
+    Args:
+        code: what {language} stands for.
+
+    Raises:
+        UserError: the data set, configuration or split is not there, or there is no network.
+    """
+    table = _load(hub.dataset, hub.config.replace("{language}", code), hub.revision)
+    source = f"hub dataset {hub.dataset}"
+    found: list[Records] = []
+    for name in hub.splits[split].replace("{language}", code).split("+"):
+        if name not in table:
+            raise UserError(f"{source}: no split {name!r}; {nearest(name, table)}")
+        found.append(HubRecords(source if "+" not in hub.splits[split] else f"{source} ({name})", table[name]))
+    return found
+
+
+@lru_cache(maxsize=64)
+def _load(name: str, config: str, revision: str) -> Any:
+    import datasets
+
+    try:
+        if revision == _CONVERTED and config:
+            return datasets.load_dataset(name, data_dir=config, revision=revision)
+        return datasets.load_dataset(name, config or None, revision=revision or None)
+    except Exception as error:  # the library raises many kinds for "not there" and "no network"
+        place = f"hub dataset {name!r}{f' ({config})' if config else ''}"
+        if "scripts are no longer supported" in str(error):
+            mend = f"set revision = {_CONVERTED!r} in its hub layout, or put its published files under data.root"
+        else:
+            mend = "put its published files under data.root, or fetch it on a machine with a network"
+        raise UserError(f"{place} cannot be loaded: {reason(error)}; {mend}") from None
+
+
+@lru_cache(maxsize=64)
+def resolved_revision(dataset: str, revision: str = "") -> str:
+    """The commit that a revision of a hub data set stands for now; '' where the hub cannot be asked, and for folders.
+
+    Args:
+        revision: commit, tag or branch; '' is the newest.
+    """
+    import huggingface_hub
+
+    if Path(dataset).exists():
+        return ""
+    try:
+        return huggingface_hub.HfApi().dataset_info(dataset, revision=revision or None, timeout=10).sha or ""
+    except Exception:  # no network, no such data set: loading says what is wrong
+        return ""
