@@ -11,9 +11,10 @@ import torch
 
 from xlt_scale.data.assembly import Masking, Prefetcher, assemble
 from xlt_scale.data.micro_batch import MicroBatch
-from xlt_scale.data.tokens import TokenizedData, tokenize
+from xlt_scale.data.tokenizing import tokenize
+from xlt_scale.data.tokens import TokenizedData
 from xlt_scale.tasks.catalogue import load_catalogue
-from xlt_scale.tasks.examples import Examples
+from xlt_scale.tasks.examples import TextExamples as Examples
 from xlt_scale.tasks.spec import TaskSpec
 
 CATALOGUE = load_catalogue()
@@ -85,6 +86,79 @@ def test_the_data_stay_as_they_are(nli: TaskSpec) -> None:
     batch = assemble(nli, data, np.array([0]))
     batch.input_ids += 1
     assert data.input_ids[:4].tolist() == SEQUENCES[0]
+
+
+# Other formats
+
+
+@pytest.fixture
+def choice() -> TaskSpec:
+    return CATALOGUE["snli"].model_copy(update={"kind": "multiple_choice"})
+
+
+def grouped_data() -> TokenizedData:
+    """Two examples: sequences 0 and 1, and sequence 2."""
+    data = data_of(SEQUENCES)
+    return TokenizedData.from_arrays(
+        data.input_ids, None, data.offsets, np.array([1, 0]), groups=np.array([0, 2, 3], dtype=np.int64)
+    )
+
+
+def tagged_data() -> TokenizedData:
+    data = data_of(SEQUENCES)
+    labels = np.array([-100, 4, 5, -100, -100, 6, -100, -100, 7, -100, 8, -100, -100], dtype=np.int16)
+    return TokenizedData.from_arrays(data.input_ids, None, data.offsets, None, token_labels=labels)
+
+
+def test_an_example_that_is_a_group_brings_all_its_sequences(choice: TaskSpec) -> None:
+    batch = assemble(choice, grouped_data(), np.array([1, 0]))
+    assert rows_of(batch) == [SEQUENCES[2], SEQUENCES[0], SEQUENCES[1]]
+    assert batch.group_sizes == [1, 2]
+    assert batch.positions.tolist() == [*range(6), *range(4), *range(3)]
+    assert batch.labels is not None and batch.labels.tolist() == [0, 1]
+    assert (batch.num_targets, batch.example_numbers.tolist()) == (2, [1, 0])
+
+
+def test_single_sequences_are_no_groups(nli: TaskSpec) -> None:
+    assert assemble(nli, data_of(SEQUENCES, [0, 1, 2]), np.array([0])).group_sizes is None
+
+
+def test_targets_of_tagging_are_the_labelled_tokens_in_the_order_of_the_batch(nli: TaskSpec) -> None:
+    spec = nli.model_copy(update={"kind": "tagging"})
+    batch = assemble(spec, tagged_data(), np.array([2, 0]))
+    assert batch.labels is not None and batch.label_positions is not None
+    assert batch.labels.tolist() == [7, 8, 4, 5]
+    assert batch.input_ids[batch.label_positions].tolist() == [30, 32, 10, 11]
+    assert batch.labels.dtype == batch.label_positions.dtype == torch.int64
+
+
+def test_spans_are_two_numbers_for_each_window(nli: TaskSpec) -> None:
+    data = data_of(SEQUENCES)
+    labels = np.array([[1, 2], [0, 0], [2, 4]])
+    data = TokenizedData.from_arrays(data.input_ids, None, data.offsets, labels)
+    batch = assemble(nli.model_copy(update={"kind": "span"}), data, np.array([2, 1]))
+    assert batch.labels is not None and batch.labels.tolist() == [[2, 4], [0, 0]]
+    assert batch.num_targets == 2
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 5], [0.0, 1.5, 5.0]])
+def test_regression_has_real_numbers_however_they_are_written(nli: TaskSpec, labels: list[Any]) -> None:
+    batch = assemble(nli.model_copy(update={"kind": "regression"}), data_of(SEQUENCES, labels), np.array([2, 1]))
+    assert batch.labels is not None and batch.labels.dtype == torch.float32
+    assert batch.labels.tolist() == [labels[2], labels[1]]
+
+
+def test_a_spare_micro_batch_of_groups_is_a_whole_group(choice: TaskSpec) -> None:
+    batch = assemble(choice, grouped_data(), np.empty(0, dtype=np.int64))
+    assert rows_of(batch) == [SEQUENCES[2]]
+    assert (batch.group_sizes, batch.weight, batch.num_targets) == ([1], 0.0, 0)
+    assert batch.labels is not None and batch.labels.tolist() == [0]
+
+
+def test_a_spare_micro_batch_of_tagging_has_a_target_for_the_head_but_none_for_the_loss(nli: TaskSpec) -> None:
+    batch = assemble(nli.model_copy(update={"kind": "tagging"}), tagged_data(), np.empty(0, dtype=np.int64))
+    assert batch.label_positions is not None and batch.label_positions.tolist() == [1]
+    assert (batch.weight, batch.num_targets) == (0.0, 0)
 
 
 # Masked language modelling

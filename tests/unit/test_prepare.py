@@ -1,6 +1,8 @@
 """From a run's data options to tokenised splits: which folders, which languages, how many examples."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from xlt_scale.config import DataOptions
 from xlt_scale.data.prepare import DataPreparer, cache_folder, data_source
 from xlt_scale.errors import UserError
 from xlt_scale.tasks.catalogue import load_catalogue
-from xlt_scale.tasks.examples import DataSource
+from xlt_scale.tasks.examples import QuestionExamples, RankingExamples, TextExamples
+from xlt_scale.tasks.loading import DataSource
 
 CATALOGUE = load_catalogue()
 
@@ -42,6 +45,55 @@ def test_the_first_examples_of_each_language_are_taken(preparer: DataPreparer) -
     few, all_of_them = (preparer.split(CATALOGUE["snli"], "train", "en", n) for n in (2, 0))
     assert few.input_ids.tolist() == all_of_them.input_ids[: all_of_them.offsets[2]].tolist()
     assert few.labels is not None and few.labels.tolist() == [1, 1]
+
+
+def test_examples_and_their_tokens_go_together(preparer: DataPreparer) -> None:
+    spec = CATALOGUE["snli"]
+    examples = preparer.examples(spec, "train", "en", 3)
+    assert isinstance(examples, TextExamples)
+    assert examples.texts == ["a0", "a1", "a2"]
+    assert preparer.tokenize(spec, examples).fingerprint == preparer.split(spec, "train", "en", 3).fingerprint
+
+
+def test_a_task_may_have_a_length_and_a_stride_of_its_own(preparer: DataPreparer) -> None:
+    question = QuestionExamples(["1"], ["who"], ["the old man walks slowly to the market " * 9], [[]])
+    spec = CATALOGUE["snli"].model_copy(update={"max_length": 48, "stride": 7})
+    data = preparer.tokenize(spec, question)
+    assert data.char_offsets is not None
+    first, second = (data.char_offsets[start:end] for start, end in pairwise(data.offsets[:3]))
+    assert len(first) == 48
+    inside = [part[part[:, 0] >= 0] for part in (first, second)]
+    assert inside[0][-7:].tolist() == inside[1][:7].tolist()
+    assert preparer.tokenize(spec.model_copy(update={"max_length": 0}), question).lengths.max() == 32
+
+
+def test_a_task_with_longer_sequences_than_the_model_reads_is_refused(preparer: DataPreparer) -> None:
+    spec = CATALOGUE["snli"].model_copy(update={"max_length": 384})
+    with pytest.raises(UserError) as error:
+        replace(preparer, max_positions=128).split(spec, "train", "en")
+    assert str(error.value) == (
+        "task 'snli': max_length = 384, but the model has 128 positions; set [tasks.snli] max_length to 128 or less"
+    )
+    assert len(replace(preparer, max_positions=384).split(spec, "train", "en")) == 4
+
+
+def test_the_sides_of_a_ranking_are_cut_as_in_training(preparer: DataPreparer) -> None:
+    long = "the old man walks slowly to the market " * 9
+    examples = RankingExamples(["q"], [long], [["c"]], ["c", "d"], ["fish", long], ["cold water", long])
+    spec = CATALOGUE["snli"].model_copy(update={"max_length": 128})
+    trained = preparer.tokenize(spec, examples)
+    queries, candidates = preparer.tokenize_queries(spec, examples), preparer.tokenize_candidates(spec, examples)
+    assert (queries.lengths.tolist(), candidates.lengths.max()) == ([96], 128)
+    assert trained.input_ids.tolist() == [
+        *queries.input_ids.tolist(),
+        *candidates.input_ids[: candidates.lengths[0]].tolist(),
+    ]
+
+
+def test_languages_of_training_are_those_given_or_the_tasks_own(preparer: DataPreparer) -> None:
+    assert preparer.training_languages(CATALOGUE["mlm"], []) == ["deu", "swh"]
+    assert preparer.training_languages(CATALOGUE["snli"], []) == ["en"]
+    assert preparer.training_languages(CATALOGUE["snli"], ["sw"]) == ["sw"]
 
 
 def test_an_order_of_languages_is_kept(preparer: DataPreparer) -> None:

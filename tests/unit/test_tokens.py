@@ -1,9 +1,10 @@
-"""Tokenised data: pairs, joined lines, the cache on disk, and several data sets as one."""
+"""Tokenised data: pairs, joined lines, and the cache on disk."""
 
 import logging
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from small_examples import FORMATS, LABELLED, TEXT, same
 
-from xlt_scale.data.tokens import TokenizedData, concatenate, special_frame, tokenize
+from xlt_scale.data.text_tokens import special_frame
+from xlt_scale.data.tokenizing import tokenize
+from xlt_scale.data.tokens import TokenizedData
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.tokenizer import load_tokenizer
-from xlt_scale.tasks.examples import Examples
+from xlt_scale.tasks.examples import BitextExamples
+from xlt_scale.tasks.examples import TextExamples as Examples
 
 BOS, EOS = 0, 2
-TEXT = [
-    "the old man reads a long letter in the morning",
-    "seven children walk to the market",
-    "the grey cat sleeps near the window at night",
-    "nobody knows a short story about fish",
-    "my sister sells cold water",
-    "a young woman writes where the red ball is",
-]
-LABELLED = Examples(TEXT, list(reversed(TEXT)), [0, 1, 2, 0, 1, 2])
 
 
 def sequences(data: TokenizedData) -> list[list[int]]:
@@ -37,18 +33,6 @@ def sequences(data: TokenizedData) -> list[list[int]]:
 def plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """The tokens of each text alone, without special ones."""
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-
-
-def same(one: TokenizedData, other: TokenizedData) -> bool:
-    """Equal in every array, its type included."""
-
-    def equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
-        if a is None or b is None:
-            return a is b
-        return a.dtype == b.dtype and np.array_equal(a, b)
-
-    names = ("input_ids", "token_type_ids", "offsets", "labels")
-    return one.fingerprint == other.fingerprint and all(equal(getattr(one, n), getattr(other, n)) for n in names)
 
 
 def cached_file(cache: Path) -> Path:
@@ -104,8 +88,9 @@ def test_more_texts_than_one_call_of_the_tokenizer_takes_stay_in_order(tokenizer
     assert sequences(data) == [[BOS, *tokens, EOS] for tokens in plain(tokenizer, texts)]
 
 
-@pytest.mark.parametrize(("pairs", "num_special"), [(None, 2), (TEXT[:1], 4)])
-@pytest.mark.parametrize("join_lines", [False, True])
+@pytest.mark.parametrize(
+    ("pairs", "num_special", "join_lines"), [(None, 2, False), (TEXT[:1], 4, False), (None, 2, True)]
+)
 def test_a_length_without_room_for_text_is_refused(
     tokenizer: Any, pairs: list[str] | None, num_special: int, join_lines: bool
 ) -> None:
@@ -119,6 +104,21 @@ def test_a_length_without_room_for_text_is_refused(
 
 def test_the_special_frame_is_what_the_tokenizer_puts_around_a_text(tokenizer: Any) -> None:
     assert special_frame(tokenizer) == ([BOS], [EOS])
+
+
+def test_real_numbers_are_labels_too(tokenizer: Any) -> None:
+    data = tokenize(FORMATS["numbers"], tokenizer, 32)
+    assert data.labels is not None and data.labels.dtype == np.float32
+    assert data.labels.tolist() == pytest.approx([0.0, 2.5, 5.0, 1.0, 3.2, 4.0])
+
+
+def test_bitexts_are_not_tokenised_as_a_whole(tokenizer: Any) -> None:
+    with pytest.raises(TypeError, match="BitextExamples"):
+        tokenize(BitextExamples(), tokenizer, 32)
+
+
+def test_no_texts_are_no_sequences(tokenizer: Any) -> None:
+    assert len(tokenize(Examples(), tokenizer, 32)) == 0
 
 
 # Joined lines
@@ -185,6 +185,34 @@ def test_what_the_cache_gives_is_what_was_made(
     )
     assert same(made, without)
     assert same(kept, without)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_cache_keeps_every_array_of_every_format(tokenizer: Any, tmp_path: Path, name: str) -> None:
+    made, kept = (tokenize(FORMATS[name], tokenizer, 40, stride=5, cache=tmp_path) for _ in range(2))
+    assert same(made, kept)
+    assert same(made, tokenize(FORMATS[name], tokenizer, 40, stride=5))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_column_of_every_format_counts(tokenizer: Any, tmp_path: Path, name: str) -> None:
+    examples = FORMATS[name]
+    for column in examples.columns:
+        value = list(reversed(examples.columns[column]))
+        if value == examples.columns[column]:
+            value = value[:1] * len(value)
+        if value != examples.columns[column]:
+            tokenize(replace(examples, **{column: value}), tokenizer, 40, stride=5, cache=tmp_path)
+    tokenize(examples, tokenizer, 40, stride=5, cache=tmp_path)
+    num_changes = sum(len({repr(item) for item in column}) > 1 for column in examples.columns.values())
+    assert len(list((tmp_path / "tokens").glob("*.safetensors"))) == 1 + num_changes
+
+
+def test_formats_with_the_same_columns_are_not_the_same(tokenizer: Any, tmp_path: Path) -> None:
+    for examples in (FORMATS["questions"], FORMATS["rankings"]):
+        tokenize(examples, tokenizer, 40, stride=5, cache=tmp_path)
+        tokenize(examples, tokenizer, 40, stride=4, query_max_length=9, cache=tmp_path)
+    assert len(list((tmp_path / "tokens").glob("*.safetensors"))) == 4
 
 
 def test_a_second_call_reads_the_file_and_does_not_write(tokenizer: Any, tmp_path: Path) -> None:
@@ -283,23 +311,23 @@ def test_a_cache_that_is_no_folder_is_one_line_with_the_mend(tokenizer: Any, tmp
 ONE_OF_TWO = """
 import sys, time
 from pathlib import Path
-from xlt_scale.data import tokens
+from xlt_scale.data import tokenizing
 from xlt_scale.modeling.tokenizer import load_tokenizer
-from xlt_scale.tasks.examples import Examples
+from xlt_scale.tasks.examples import TextExamples as Examples
 
 name, cache, me, other = sys.argv[1:]
 tokenizer = load_tokenizer(name)
-build = tokens._tokenize
+build = tokenizing.tokenize_texts
 def tell(*arguments):
     print("built", end=" ")
     time.sleep(0.5)
     return build(*arguments)
-tokens._tokenize = tell
+tokenizing.tokenize_texts = tell
 Path(me).touch()
 while not Path(other).exists():
     time.sleep(0.001)
 examples = Examples([f"the cat number {i}" for i in range(3000)])
-print(tokens.tokenize(examples, tokenizer, 24, cache=Path(cache)).fingerprint)
+print(tokenizing.tokenize(examples, tokenizer, 24, cache=Path(cache)).fingerprint)
 """
 
 
@@ -322,32 +350,3 @@ def test_of_two_processes_at_once_one_builds_and_both_have_the_same(tokenizer: A
     assert sorted(len(output) for output in outputs) == [1, 2]  # only one says that it built
     assert outputs[0][-1] == outputs[1][-1]
     assert [path.suffix for path in sorted((tmp_path / "cache" / "tokens").iterdir())] == [".safetensors", ".lock"]
-
-
-# Several data sets as one
-
-
-def test_concatenated_data_are_the_sequences_and_labels_of_all(tokenizer: Any) -> None:
-    parts = [
-        tokenize(Examples(TEXT[:2], labels=[0, 1]), tokenizer, 24),
-        tokenize(Examples(TEXT[2:], labels=[2] * 4), tokenizer, 24),
-    ]
-    whole = tokenize(Examples(TEXT, labels=[0, 1, 2, 2, 2, 2]), tokenizer, 24)
-    assert same(concatenate(parts), whole)
-
-
-def test_one_data_set_alone_stays_as_it_is(tokenizer: Any) -> None:
-    data = tokenize(LABELLED, tokenizer, 24)
-    assert concatenate([data]) is data
-
-
-def test_the_fingerprint_tells_every_array_apart() -> None:
-    ids, offsets = np.array([1, 2, 3], dtype=np.int32), np.array([0, 1, 3])
-    variants = [
-        TokenizedData.from_arrays(ids, None, offsets, None),
-        TokenizedData.from_arrays(ids[::-1], None, offsets, None),
-        TokenizedData.from_arrays(ids, None, np.array([0, 2, 3]), None),
-        TokenizedData.from_arrays(ids, np.array([0, 0, 1], dtype=np.uint8), offsets, None),
-        TokenizedData.from_arrays(ids, None, offsets, np.array([0, 1])),
-    ]
-    assert len({data.fingerprint for data in variants}) == len(variants)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xlt_scale.data.encoded_texts import ranges
 from xlt_scale.data.masking import IGNORED, mask_tokens
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.data.tokens import TokenizedData
@@ -42,14 +43,18 @@ def assemble(
     """The micro-batch of these examples; without any, a spare batch: one short example of weight 0.
 
     Args:
+        numbers: example numbers; an example that is a group brings all its sequences.
         epochs: the epoch that each example is drawn in; masks are new in each.
     """
     weight = 1.0 if len(numbers) else 0.0
     chosen = numbers if len(numbers) else np.array([int(np.argmin(data.lengths))])
-    starts, lengths = data.offsets[chosen], data.offsets[chosen + 1] - data.offsets[chosen]
-    row_starts = np.cumsum(lengths) - lengths
-    positions = np.arange(lengths.sum()) - np.repeat(row_starts, lengths)
-    tokens = np.repeat(starts, lengths) + positions
+    sequences, group_sizes = chosen, None
+    if data.groups is not None:
+        sizes = data.groups[chosen + 1] - data.groups[chosen]
+        sequences, group_sizes = ranges(data.groups[chosen], sizes), sizes.tolist()
+    starts, lengths = data.offsets[sequences], data.offsets[sequences + 1] - data.offsets[sequences]
+    positions = ranges(np.zeros_like(starts), lengths)
+    tokens = ranges(starts, lengths)
     input_ids = data.input_ids[tokens].astype(np.int64)
     labels = label_positions = None
     if masking is not None:
@@ -65,8 +70,13 @@ def assemble(
         )
         label_positions = np.flatnonzero(token_labels != IGNORED)
         labels = token_labels[label_positions]
+    elif data.token_labels is not None:
+        token_labels = data.token_labels[tokens]
+        label_positions = np.flatnonzero(token_labels != IGNORED)
+        labels = token_labels[label_positions].astype(np.int64)
     elif data.labels is not None:
-        labels = data.labels[chosen]
+        # Whole numbers are similarities too: the kind says how a label is read, not how it is written.
+        labels = data.labels[chosen].astype(np.float32 if spec.kind == "regression" else np.int64, copy=False)
     return MicroBatch(
         head=spec.head,
         kind=spec.kind,
@@ -78,6 +88,7 @@ def assemble(
         ),
         labels=None if labels is None else torch.from_numpy(labels),
         label_positions=None if label_positions is None else torch.from_numpy(label_positions),
+        group_sizes=group_sizes,
         example_numbers=chosen,
         weight=weight,
     )

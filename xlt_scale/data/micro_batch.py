@@ -20,10 +20,11 @@ class MicroBatch:
         positions: int64 [T], each token's place in its sequence, from 0.
         lengths: tokens of each sequence; plain integers, so that no forward pass waits for the device to learn them.
         token_type_ids: int64 [T], or None.
-        labels: classification and multiple choice: int64 [examples]; span: int64 [examples, 2] (first and last token in
-            the sequence); tagging and masked language modelling: int64 [targets]. None when there are none.
+        labels: classification, multiple choice and dual encoding: int64 [examples]; regression: fp32 [examples]; span:
+            int64 [examples, 2] (first and last token in the sequence); tagging and masked language modelling: int64
+            [targets]. None when there are none.
         label_positions: tagging and masked language modelling: int64 [targets], tokens of the row that have a label.
-        num_choices: sequences per example (multiple choice).
+        group_sizes: sequences of each example, where an example has several (multiple choice, dual encoding).
         example_numbers: numbers of the examples in their data set.
         weight: 1.0, or 0.0 for a spare batch that only keeps a rank in step with the others.
     """
@@ -36,7 +37,7 @@ class MicroBatch:
     token_type_ids: torch.Tensor | None = None
     labels: torch.Tensor | None = None
     label_positions: torch.Tensor | None = None
-    num_choices: int = 1
+    group_sizes: list[int] | None = None
     example_numbers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     weight: float = 1.0
 

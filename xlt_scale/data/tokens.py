@@ -1,37 +1,39 @@
-"""Tokenised examples as flat arrays, cached on disk by content."""
+"""Tokenised examples as flat arrays."""
 
 import hashlib
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from xlt_scale.data.build_once import build_lock
-from xlt_scale.errors import UserError
-from xlt_scale.tasks.examples import Examples
-
-logger = logging.getLogger(__name__)
-
-# Raise this when the arrays that tokenisation makes from the same input change.
-_TOKENS_VERSION = 1
-_BATCH = 2000
+# Arrays that only some formats have; they count in the fingerprint when they are there.
+_OPTIONAL = ("token_labels", "groups", "char_offsets", "owners")
 
 
 @dataclass(frozen=True)
 class TokenizedData:
     """Sequences of token numbers, one after another.
 
+    An example is what the batch plan counts: one sequence, or a group of them (the choices of a question, a query with
+    its candidate). A passage of a span task that is cut into windows gives an example per window, a long sentence of a
+    tagging task one per piece.
+
     Attributes:
         input_ids: int32 [total tokens].
         token_type_ids: uint8 [total tokens], or None where the model has one token type only.
         offsets: int64 [num_sequences + 1]; sequence i is input_ids[offsets[i]:offsets[i + 1]].
-        labels: int64 [num_examples], or None.
+        labels: by format: int64 [num_examples] classes, choices, or the candidate's number (dual encoding: examples
+            with equal labels are no negatives of each other); float32 [num_examples] (regression); int64
+            [num_examples, 2] first and last token of the answer in the window, 0 and 0 where it holds none (span).
+            None where there are none.
+        token_labels: int16 [total tokens], tagging: the class of each word at its first token, -100 elsewhere; None in
+            other formats. Without gold tags all classes are 0.
+        groups: int64 [num_examples + 1]; example i is made of the sequences groups[i] to groups[i + 1]; None where each
+            sequence is an example.
+        char_offsets: int32 [total tokens, 2], span: the characters of the passage that a token covers, -1 and -1
+            elsewhere; None in other formats.
+        owners: int64 [num_sequences], span and tagging: the number of the question or sentence that a window or piece
+            belongs to; None in other formats.
         fingerprint: hash of all arrays.
     """
 
@@ -40,14 +42,35 @@ class TokenizedData:
     offsets: np.ndarray
     labels: np.ndarray | None
     fingerprint: str
+    token_labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    char_offsets: np.ndarray | None = None
+    owners: np.ndarray | None = None
+
+    @property
+    def num_sequences(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_examples(self) -> int:
+        return self.num_sequences if self.groups is None else len(self.groups) - 1
+
+    def __len__(self) -> int:
+        return self.num_examples
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each sequence, int32 [num_sequences]."""
-        return np.diff(self.offsets).astype(np.int32)
+        """Tokens of each example, over all its sequences, int32 [num_examples]."""
+        ends = self.offsets if self.groups is None else self.offsets[self.groups]
+        return np.diff(ends).astype(np.int32)
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
+    @property
+    def padded_lengths(self) -> np.ndarray:
+        """What each example costs in a padded batch: its sequences times its longest one, int32 [num_examples]."""
+        if self.groups is None or not len(self):
+            return self.lengths
+        longest = np.maximum.reduceat(np.diff(self.offsets), self.groups[:-1])
+        return (np.diff(self.groups) * longest).astype(np.int32)
 
     @classmethod
     def from_arrays(
@@ -56,182 +79,55 @@ class TokenizedData:
         token_type_ids: np.ndarray | None,
         offsets: np.ndarray,
         labels: np.ndarray | None,
+        **optional: np.ndarray | None,
     ) -> "TokenizedData":
+        """Data with their fingerprint; `optional` are the attributes that not every format has, by name."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (input_ids, offsets, token_type_ids, labels):
             digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
-        return cls(input_ids, token_type_ids, offsets, labels, digest.hexdigest())
+        for name in _OPTIONAL:
+            array = optional.get(name)
+            if array is not None:
+                digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return cls(input_ids, token_type_ids, offsets, labels, digest.hexdigest(), **optional)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array that is there, by the name of its attribute."""
+        names = ("input_ids", "token_type_ids", "offsets", "labels", *_OPTIONAL)
+        found = {name: getattr(self, name) for name in names}
+        return {name: array for name, array in found.items() if array is not None}
 
 
 def concatenate(parts: Sequence[TokenizedData]) -> TokenizedData:
-    """Several data sets as one, in the order given."""
+    """Several data sets of one format as one, in the order given; owners are numbered on from part to part.
+
+    An array that one of them lacks (labels, say) is left out.
+    """
     if len(parts) == 1:
         return parts[0]
-    starts = np.cumsum([0] + [part.offsets[-1] for part in parts])
-    types = [part.token_type_ids for part in parts]
-    labels = [part.labels for part in parts]
+
+    def joined(name: str, shifts: Sequence[int] | None = None) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        if any(array is None for array in arrays):
+            return None
+        if shifts is not None:
+            arrays = [array + shift for array, shift in zip(arrays, shifts, strict=True)]
+        return np.concatenate(arrays)
+
+    def borders(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        sizes = np.concatenate([np.diff(array) for array in arrays])
+        return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    num_owners = [0 if part.owners is None or not len(part.owners) else int(part.owners.max()) + 1 for part in parts]
+    groups = [part.groups for part in parts if part.groups is not None]
     return TokenizedData.from_arrays(
         np.concatenate([part.input_ids for part in parts]),
-        None if any(t is None for t in types) else np.concatenate([t for t in types if t is not None]),
-        np.concatenate([[0]] + [part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)]),
-        None if any(label is None for label in labels) else np.concatenate([x for x in labels if x is not None]),
+        joined("token_type_ids"),
+        borders([part.offsets for part in parts]),
+        joined("labels"),
+        token_labels=joined("token_labels"),
+        groups=borders(groups) if len(groups) == len(parts) else None,
+        char_offsets=joined("char_offsets"),
+        owners=joined("owners", np.cumsum([0, *num_owners[:-1]]).tolist()),
     )
-
-
-def tokenize(
-    examples: Examples,
-    tokenizer: Any,
-    max_length: int,
-    *,
-    join_lines: bool = False,
-    token_types: bool = False,
-    cache: Path | None = None,
-) -> TokenizedData:
-    """Tokenise examples, or read them from the cache when the same was tokenised before.
-
-    Pairs are cut longest first to `max_length`. With `join_lines`, consecutive texts fill sequences of `max_length`
-    (separated by the closing special token) and a text that is longer is spread over several sequences.
-
-    Safe for many processes of a node at once: the first builds, the others wait for it and read what it wrote. A file
-    that is not whole is built again.
-
-    Raises:
-        UserError: `max_length` leaves no room for text, or the cache cannot be written.
-    """
-    num_special = tokenizer.num_special_tokens_to_add(pair=examples.text_pairs is not None)
-    if max_length <= num_special:
-        raise UserError(f"model.max_length = {max_length} leaves no room beside {num_special} special tokens; raise it")
-    if cache is None:
-        return _tokenize(examples, tokenizer, max_length, join_lines, token_types)
-    key = _content_key(examples, tokenizer, max_length, join_lines, token_types)
-    path = cache / "tokens" / f"{key}.safetensors"
-    data = _load(path)
-    if data is None:
-        with build_lock(path):
-            data = _load(path)
-            if data is None:
-                data = _tokenize(examples, tokenizer, max_length, join_lines, token_types)
-                _save(data, path)
-    return data
-
-
-def _tokenize(
-    examples: Examples, tokenizer: Any, max_length: int, join_lines: bool, token_types: bool
-) -> TokenizedData:
-    if join_lines:
-        return _tokenize_joined(examples.texts, tokenizer, max_length)
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
-    lengths: list[int] = []
-    for start in range(0, len(examples), _BATCH):
-        chunk = slice(start, start + _BATCH)
-        pairs = None if examples.text_pairs is None else examples.text_pairs[chunk]
-        encoded = tokenizer(
-            examples.texts[chunk],
-            pairs,
-            truncation="longest_first",
-            max_length=max_length,
-            return_attention_mask=False,
-            return_token_type_ids=token_types,
-        )
-        lengths += [len(sequence) for sequence in encoded["input_ids"]]
-        ids.append(np.fromiter((i for sequence in encoded["input_ids"] for i in sequence), dtype=np.int32))
-        if token_types:
-            types.append(np.fromiter((i for sequence in encoded["token_type_ids"] for i in sequence), dtype=np.uint8))
-    return TokenizedData.from_arrays(
-        np.concatenate(ids),
-        np.concatenate(types) if token_types else None,
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        None if examples.labels is None else np.asarray(examples.labels, dtype=np.int64),
-    )
-
-
-def _tokenize_joined(texts: Sequence[str], tokenizer: Any, max_length: int) -> TokenizedData:
-    opening, closing = special_frame(tokenizer)
-    room = max_length - len(opening)
-    sequences: list[list[int]] = []
-    current: list[int] = []
-    for start in range(0, len(texts), _BATCH):
-        encoded = tokenizer(
-            list(texts[start : start + _BATCH]),
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        for tokens in encoded["input_ids"]:
-            pieces = [tokens[i : i + room - len(closing)] for i in range(0, len(tokens), room - len(closing))]
-            for piece in pieces:
-                if current and len(current) + len(piece) + len(closing) > room:
-                    sequences.append(opening + current)
-                    current = []
-                current = current + piece + closing
-    if current:
-        sequences.append(opening + current)
-    if not sequences:
-        raise UserError(f"the tokenizer finds no tokens in {len(texts)} texts; is it one for their languages?")
-    lengths = [len(sequence) for sequence in sequences]
-    return TokenizedData.from_arrays(
-        np.fromiter((i for sequence in sequences for i in sequence), dtype=np.int32),
-        None,
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        None,
-    )
-
-
-def special_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after one text."""
-    frame = tokenizer("", add_special_tokens=True)["input_ids"]
-    if len(frame) == 2:
-        return frame[:1], frame[1:]
-    closing = [tokenizer.sep_token_id] if tokenizer.sep_token_id is not None else []
-    return [], frame or closing
-
-
-def _content_key(examples: Examples, tokenizer: Any, max_length: int, join_lines: bool, token_types: bool) -> str:
-    digest = hashlib.blake2b(digest_size=20)
-    digest.update(repr((_TOKENS_VERSION, max_length, join_lines, token_types)).encode())
-    if tokenizer.is_fast:
-        # How the last call cut and padded is part of the tokenizer's state, but not of what it does next.
-        tokenizer.backend_tokenizer.no_truncation()
-        tokenizer.backend_tokenizer.no_padding()
-        digest.update(tokenizer.backend_tokenizer.to_str().encode())
-    else:
-        digest.update(repr(tokenizer).encode())
-    for column in (examples.texts, examples.text_pairs or []):
-        for text in column:
-            digest.update(text.encode())
-            digest.update(b"\0")
-        digest.update(b"\1")
-    digest.update(repr(examples.labels).encode())
-    return digest.hexdigest()
-
-
-def _save(data: TokenizedData, path: Path) -> None:
-    arrays = {"input_ids": data.input_ids, "offsets": data.offsets}
-    if data.token_type_ids is not None:
-        arrays["token_type_ids"] = data.token_type_ids
-    if data.labels is not None:
-        arrays["labels"] = data.labels
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file(arrays, temporary, metadata={"fingerprint": data.fingerprint})
-    os.replace(temporary, path)
-
-
-def _load(path: Path) -> TokenizedData | None:
-    """What was kept before; None when there is nothing, or a file whose content is not what was written."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="numpy") as file:
-            fingerprint = (file.metadata() or {}).get("fingerprint")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-        data = TokenizedData.from_arrays(
-            arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"], arrays.get("labels")
-        )
-        if data.fingerprint == fingerprint:
-            return data
-    except (SafetensorError, KeyError):
-        pass
-    logger.warning("%s is not whole; it is made again", path)
-    return None
