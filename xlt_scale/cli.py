@@ -15,21 +15,22 @@ from rich.table import Table
 from xlt_scale.cli_checkpoint import app as checkpoint_app
 from xlt_scale.cli_convert import convert
 from xlt_scale.cli_export import export
+from xlt_scale.cli_score import score
+from xlt_scale.cli_tasks import tasks
 from xlt_scale.errors import USER_ERROR_EXIT_CODE, UserError
 from xlt_scale.sizes import SIZES
-from xlt_scale.tasks.catalogue import find_task, load_catalogue
-from xlt_scale.tasks.languages import describe
-from xlt_scale.tasks.spec import TaskSpec
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command()(convert)
 app.command()(export)
+app.command()(score)
+app.command()(tasks)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
-_FREE_TEXT = ("description", "found", "hub_name")
+_FREE_TEXT = ("found", "hub_name")
 
 
 def _print(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
@@ -70,47 +71,6 @@ def sizes(as_json: AsJson = False) -> None:
         for size in SIZES.values()
     ]
     _print(rows, "Sizes (model.size in a run file; hub names go into model.name)", as_json)
-
-
-@app.command()
-def tasks(
-    name: Annotated[str, typer.Argument(help="Show everything about one task.")] = "", as_json: AsJson = False
-) -> None:
-    """List the tasks that a run file can name, or show one in full.
-
-    Example: xlt-scale tasks xnli
-    """
-    catalogue = load_catalogue()
-    if name:
-        spec = find_task(catalogue, name)
-        if as_json:
-            print(spec.model_dump_json(indent=1, exclude_defaults=True))
-        else:
-            _print_task(spec)
-        return
-    rows = [
-        {
-            "task": spec.name,
-            "kind": spec.kind,
-            "languages": len(spec.languages) or "by file",
-            "description": spec.description,
-        }
-        for spec in catalogue.values()
-    ]
-    _print(rows, "Tasks", as_json)
-
-
-def _print_task(spec: TaskSpec) -> None:
-    console = Console()
-    console.print(f"[bold]{spec.name}[/bold]  {spec.kind}  head {spec.head}\n{spec.description}", highlight=False)
-    if spec.labels:
-        console.print(f"labels: {', '.join(spec.labels)}", highlight=False)
-    names = [f"{code} ({describe(code).name}, {describe(code).family})" for code in spec.languages]
-    console.print(f"languages: {', '.join(names) or 'every one there is a file for'}", highlight=False)
-    for layout in spec.files:
-        console.print(f"  {layout.split:5}  {layout.pattern}  ({layout.format})", highlight=False)
-    for hub in spec.hub:
-        console.print(f"  hub    {hub.dataset}  {hub.config}".rstrip(), highlight=False)
 
 
 @app.command()

@@ -4,14 +4,16 @@ A run is one TOML file: the model, the engine, the data, and a list of phases. `
 `--set key.path=value` on top, and refuses what it does not know.
 """
 
-import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from xlt_scale.errors import UserError, nearest
+from xlt_scale.config_files import apply_setting, read_toml, validate
+from xlt_scale.errors import nearest
+from xlt_scale.presets import apply_preset
 
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -71,6 +73,11 @@ class EngineOptions(Options):
         False, description="only kernels that give the same bits every time, on one kind of machine; slower on GPUs"
     )
     activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    scoring: Literal["auto", "replicated", "spread", "sharded"] = Field(
+        "auto",
+        description="phases that only score: a copy of the model in each process where it fits; else one process "
+        "spreads it over its devices, several shard it",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a GPU")
 
 
@@ -111,11 +118,36 @@ class PhaseOptions(Options):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     parent: str = Field("", description="earlier phase by name, or another run's phase by folder; '' = the model")
     task: str = Field("", description="task to train; '' = only score the parent")
-    mixture: dict[str, Positive] = Field(default_factory=dict, description="task = weight; one task per step")
+    mixture: dict[str, Positive] | list[str] = Field(
+        default_factory=dict, description="several tasks, one per step: task = weight, or a list and `mixing`"
+    )
+    mixing: Literal["weights", "proportional", "temperature", "uniform"] = Field(
+        "weights",
+        description="how often each task of a list is drawn: by its examples n, as min(n, cap)^(1/T), or alike",
+    )
+    mixing_cap: Count = Field(131_072, description="examples of a task that count for proportional mixing; 0 = all")
+    mixing_temperature: Positive = Field(1.0, description="T of mixing = 'temperature'")
+    joint: dict[str, Share] = Field(
+        default_factory=dict, description="further tasks and their share of the steps, as in { mlm = 0.5 }"
+    )
+    preset: str = Field(
+        "", description="jiant or xtreme: what that code prescribes for the task, where the phase says nothing else"
+    )
     languages: list[str] = Field(default_factory=list, description="training languages; default: the task's source")
+    task_languages: dict[str, list[str]] = Field(
+        default_factory=dict, description="training languages of single tasks, in place of `languages`"
+    )
+    language_exponent: Share = Field(
+        1.0, description="below 1: one language per step, drawn by (its examples)^exponent; 1: all examples alike"
+    )
+    train_split: Literal["train", "dev", "test"] = Field(
+        "train",
+        description="published split that is trained on; another one where there is no training split to be had",
+    )
     max_examples: Count = Field(0, description="train on the first so many examples of each language; 0 = all")
     steps: Count = Field(0, description="optimiser steps; 0 = from `epochs`")
     epochs: Annotated[float, Field(ge=0)] = Field(0.0, description="passes over the data; used when `steps` is 0")
+    max_length: Count = Field(0, description="tokens per sequence; 0 = the task's own, or model.max_length")
     batch_size: PositiveCount = Field(32, description="examples per optimiser step, over all ranks together")
     seed: int | None = Field(None, description="overrides the run's seed in this phase")
 
@@ -125,6 +157,7 @@ class PhaseOptions(Options):
     learning_rate: Positive = Field(1e-5)
     schedule: Literal["linear", "cosine", "constant"] = Field("linear")
     warmup: Share = Field(0.1, description="share of the steps over which the learning rate rises from 0")
+    warmup_steps: Count = Field(0, description="steps over which it rises, in place of that share")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="on matrices; not on biases, norms")
     # Not strict, because TOML has lists and no tuples; the numbers in it are checked strictly all the same.
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), strict=False)
@@ -133,20 +166,32 @@ class PhaseOptions(Options):
     freeze_embeddings: bool = Field(False, description="word and position embeddings keep their values")
     masking: Share = Field(0.15, description="share of tokens that masked language modelling predicts")
     pooling: Literal["first", "mean"] = Field("first", description="what a sentence classifier reads")
+    keep_heads: bool = Field(False, description="heads that the parent trained too go on, in place of new ones")
 
     evaluate_every: Count = Field(0, description="steps between scores on the source language's dev set; 0 = at end")
     evaluation_examples: Count = Field(500, description="dev examples used for that; 0 = all")
     keep: Literal["last", "best"] = Field("last", description="weights the phase ends with; best = on that dev set")
     evaluate: list[str] = Field(default_factory=list, description="tasks scored at the end")
     evaluate_languages: list[str] = Field(default_factory=list, description="default: all the task has files for")
+    evaluate_examples: Count = Field(
+        0, description="score the first so many items of each language; 0 = all, as it should be"
+    )
     evaluate_split: Literal["auto", "dev", "test"] = Field("auto", description="auto: test where it is labelled")
     retrieval_depth: Share = Field(7 / 12, description="relative depth of the layer that retrieval reads")
+    retrieval_layers: Literal["depth", "all"] = Field(
+        "depth", description="all: beside the layer at that depth the scores of every layer, raw and centred"
+    )
+    no_answer_threshold: float = Field(
+        0.0, description="no answer is predicted where its score exceeds the best answer's by more than this"
+    )
+    max_answer_tokens: PositiveCount = Field(30, description="longest answer that a span task may predict")
     baseline: str = Field("", description="earlier phase whose scores the gain is taken against")
 
     @model_validator(mode="after")
     def _is_complete(self) -> "PhaseOptions":
         if self.task and self.mixture:
             raise ValueError(f"phase {self.name!r} has both task and mixture: keep one of them")
+        self._check_mixing()
         if self.trains and not (self.steps or self.epochs):
             raise ValueError(f"phase {self.name!r} trains {self.tasks}: give steps or epochs")
         if not self.trains and not self.evaluate:
@@ -155,14 +200,41 @@ class PhaseOptions(Options):
             raise ValueError(f"phase {self.name!r} has keep = 'best': set evaluate_every to the steps between scores")
         return self
 
+    def _check_mixing(self) -> None:
+        is_list = isinstance(self.mixture, list)
+        if is_list and self.mixture and self.mixing == "weights":
+            raise ValueError(
+                f"phase {self.name!r}: mixture is a list; set mixing to proportional, temperature or uniform, or write "
+                "task = weight"
+            )
+        if not is_list and self.mixing != "weights":
+            raise ValueError(f"phase {self.name!r}: mixing = {self.mixing!r} is for a mixture that is a list of tasks")
+        if len(set(self.mixture)) < len(self.mixture):
+            raise ValueError(f"phase {self.name!r}: mixture names a task twice; remove one")
+        for task, share in self.joint.items():
+            if task in self.main_tasks:
+                raise ValueError(f"phase {self.name!r}: {task!r} is in joint and trained anyway; remove one")
+            if not share:
+                raise ValueError(f"phase {self.name!r}: joint task {task!r} has the share 0; remove it")
+        if self.joint and (not self.main_tasks or sum(self.joint.values()) >= 1):
+            raise ValueError(f"phase {self.name!r}: joint tasks leave nothing for a main task; lower their shares")
+        for task in self.task_languages:
+            if task not in self.tasks:
+                raise ValueError(f"phase {self.name!r}: task_languages has {task!r}, which the phase does not train")
+
     @property
-    def tasks(self) -> list[str]:
-        """The tasks that are trained, in a fixed order."""
+    def main_tasks(self) -> list[str]:
+        """The tasks that are trained beside the joint ones, in a fixed order."""
         return [self.task] if self.task else sorted(self.mixture)
 
     @property
+    def tasks(self) -> list[str]:
+        """The tasks that are trained, in a fixed order."""
+        return [*self.main_tasks, *sorted(self.joint)]
+
+    @property
     def trains(self) -> bool:
-        return bool(self.task or self.mixture)
+        return bool(self.main_tasks)
 
 
 class RunOptions(Options):
@@ -219,120 +291,15 @@ def load_run(path: str | Path, settings: list[str] | None = None) -> RunOptions:
     Raises:
         UserError: the file is missing or not TOML, a key is unknown, or a value does not fit.
     """
-    path = Path(path)
-    table = read_toml(path)
-    for setting in settings or []:
-        _apply_setting(table, setting)
-    try:
-        return RunOptions.model_validate(table)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error, RunOptions)}") from None
+    return make_run(read_toml(Path(path)), settings or [], str(path))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; a missing or broken file is a `UserError`."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the path of a TOML file")
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def validate(model: type[Options], table: dict[str, Any], place: str) -> Any:
-    """Build `model` from a table; what does not fit is a `UserError` that begins with `place`."""
-    try:
-        return model.model_validate(table)
-    except ValidationError as error:
-        raise UserError(f"{place}: {_explain(error, model)}") from None
-
-
-def _apply_setting(table: dict[str, Any], setting: str) -> None:
-    key, equals, text = setting.partition("=")
-    *parents, last = _key_parts(key) if equals else [""]
-    if not last:
-        raise UserError(f"--set {setting!r}: write key.path=value")
-    value = _setting_value(text)
-    place: Any = table
-    for position, part in enumerate(parents):
-        if isinstance(place, list):
-            place = _list_item(place, part, ".".join(parents[: position + 1]))
-        else:
-            place = place.setdefault(part, {})
-        if not isinstance(place, dict | list):
-            raise UserError(f"--set {key}: {'.'.join(parents[: position + 1])} is a value, not a table")
-    if not isinstance(place, list):
-        place[last] = value
-    elif last.isdecimal() and int(last) < len(place) and not isinstance(place[int(last)], dict):
-        place[int(last)] = value
-    elif any(isinstance(item, dict) for item in place):
-        raise UserError(f"--set {key}: name one of the items, as in {'.'.join(parents)}.NAME.{last}=...")
-    else:
-        raise UserError(f"--set {key}: no such item; the list has {len(place)}, counted from 0")
-
-
-def _key_parts(key: str) -> list[str]:
-    """The parts of a dotted key as TOML reads it; [""] when it is no key."""
-    if "\n" in key:
-        return [""]
-    try:
-        table = tomllib.loads(f"{key} = 0")
-    except tomllib.TOMLDecodeError:
-        return [""]
-    parts: list[str] = []
-    while isinstance(table, dict) and table:
-        part, table = next(iter(table.items()))
-        parts.append(part)
-    return parts or [""]
-
-
-def _setting_value(text: str) -> Any:
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return table["value"] if len(table) == 1 else text
-
-
-def _list_item(items: list[Any], part: str, key: str) -> Any:
-    names = {item["name"]: item for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)}
-    if part in names:
-        return names[part]
-    if part.isdecimal() and int(part) < len(items):
-        return items[int(part)]
-    raise UserError(f"--set {key}: no such item; {nearest(part, names)}")
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """One problem of a validation in one line: the key, what is wrong, and the mend.
-
-    An unknown key goes first: when it is a misspelt one, the right one is missing too, and that would tell less.
-    """
-    problems = error.errors(include_url=False)
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    location = problem["loc"]
-    key = ".".join(str(part) for part in location)
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; {nearest(str(location[-1]), _field_names(model, location[:-1]))}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return message
-    if problem["type"] == "missing":
-        return f"key {key!r} is missing"
-    if problem["type"] in ("model_type", "dict_type"):
-        return f"{key} = {problem['input']!r}: it should be a table"
-    return f"{key} = {problem['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _field_names(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the table at `location` below `model`."""
-    current: Any = model
-    for part in location:
-        if isinstance(part, int):
-            continue
-        annotation = current.model_fields[part].annotation
-        inner = [argument for argument in getattr(annotation, "__args__", ()) if isinstance(argument, type)]
-        current = next((a for a in [annotation, *inner] if isinstance(a, type) and issubclass(a, BaseModel)), current)
-    return list(current.model_fields)
+def make_run(table: dict[str, Any], settings: Sequence[str], place: str) -> RunOptions:
+    """A run's options from its tables, with settings applied on top (`load_run`); errors begin with `place`."""
+    for setting in settings:
+        apply_setting(table, setting)
+    phases = table.get("phases")
+    for number, phase in enumerate(phases if isinstance(phases, list) else []):
+        if isinstance(phase, dict):
+            apply_preset(phase, f"{place}: phase {phase.get('name', number)!r}")
+    return validate(RunOptions, table, place)

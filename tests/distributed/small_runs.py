@@ -12,6 +12,7 @@ from launch import REPOSITORY, launch
 ENGINES = ("zero3", "fsdp2")
 FAMILIES = ("xlm-roberta-xl", "modernbert", "t5", "mt5", "xlnet", "albert")
 SHORT, LONG = 8, 20
+FORMAT_STEPS = 36
 SMALL_BUDGET = 64
 
 Answers = dict[str, list[Any]]
@@ -31,6 +32,7 @@ class SmallRuns:
         for name in ENGINES:
             actions[name] = self._train(name, LONG)
             actions[f"{name} frozen"] = self._train(name, SHORT, phase={"freeze_embeddings": True})
+            actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
         actions["zero3 unknown setting"] = {
             "do": "build_refused",
             "engine": self._deepspeed({"stage": 3, "colour": "red"}),
@@ -46,6 +48,7 @@ class SmallRuns:
         actions: dict[str, Any] = {}
         for name in ENGINES:
             actions[name] = self._train(name, 3)
+            actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
         return self._run(3, actions)
 
     @cached_property
@@ -59,6 +62,10 @@ class SmallRuns:
             actions[f"{name} lopsided"] = self._train(name, SHORT, lopsided=True)
             actions[f"{name} frozen"] = self._train(name, SHORT, phase={"freeze_embeddings": True})
             actions[f"{name} unclipped"] = self._train(name, SHORT, phase={"gradient_clipping": 0.0})
+            actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
+            actions[f"{name} formats padded"] = self._train(name, 4, formats=True, family="t5")
+            for budget in (40, 5000):
+                actions[f"{name} predictions {budget}"] = {"do": "predictions", "engine": {"name": name}, "budget": budget}
             actions[f"{name} checkpointing"] = self._train(name, SHORT, activation_checkpointing=True)
             actions[f"{name} bf16"] = self._train(name, LONG, precision="bf16")
             actions[f"{name} bf16 frozen"] = self._train(name, 3, precision="bf16", phase={"freeze_embeddings": True})
@@ -84,7 +91,7 @@ class SmallRuns:
 
     def _train(self, name: str, steps: int, **arguments: Any) -> dict[str, Any]:
         action: dict[str, Any] = {"do": "train", "steps": steps}
-        for key in ("phase", "lopsided", "family"):
+        for key in ("phase", "lopsided", "family", "formats"):
             if key in arguments:
                 action[key] = arguments.pop(key)
         return action | {"engine": {"name": name, "max_tokens_per_micro_batch": SMALL_BUDGET} | arguments}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from agreement import relative_difference
-from small_run import BATCH_SIZE, PHASE, make_tasks
+from small_run import BATCH_SIZE, PHASE, make_streams
 from small_runs import ENGINES, FAMILIES, LONG, SHORT, SMALL_BUDGET, SmallRuns
 
 from xlt_scale.config import PhaseOptions
@@ -32,7 +32,7 @@ def test_that_run_puts_the_engines_to_the_test(small_runs: SmallRuns) -> None:
     """Gradients are clipped in some steps and not in others, ranks have several micro-batches, and spare ones."""
     norms = small_runs.two["fsdp2"][0]["norms"]
     assert min(norms) < PHASE["gradient_clipping"] < max(norms)
-    tasks = make_tasks(PhaseOptions(**PHASE)).values()
+    tasks = make_streams(PhaseOptions(**PHASE)).values()
     splits = [
         task.plan.split(step, rank, 2, SMALL_BUDGET).micro_batches
         for task in tasks

@@ -151,7 +151,7 @@ def test_fewer_examples_in_a_batch_than_processes_says_how_many_to_start(
 ) -> None:
     from dataclasses import replace
 
-    from xlt_scale.training.job import task_trainings
+    from xlt_scale.training.job import plan_streams
 
     run_file = tmp_path / "run.toml"
     run_file.write_text(NLI_RUN)
@@ -160,7 +160,7 @@ def test_fewer_examples_in_a_batch_than_processes_says_how_many_to_start(
     with pytest.raises(
         UserError, match="batch_size = 4 leaves some of 8 processes without an example; start at most 4"
     ):
-        task_trainings(setup, options.phases[0], seed=1)
+        plan_streams(setup, options.phases[0], seed=1)
 
 
 def test_an_output_folder_that_cannot_be_made(world: World, tmp_path: Path, cache: Path, data: Path) -> None:

@@ -11,6 +11,8 @@ PACKAGE = ROOT / "xlt_scale"
 # docs/architecture.md: a room imports from itself and from those before it.
 ROOMS = [
     "errors",
+    "config_files",
+    "presets",
     "config",
     "sizes",
     "micro",
@@ -26,6 +28,8 @@ ROOMS = [
     "cli_checkpoint",
     "cli_convert",
     "cli_export",
+    "cli_score",
+    "cli_tasks",
     "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))

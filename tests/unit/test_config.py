@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from xlt_scale.config import PhaseOptions, RunOptions, load_run, read_toml
+from xlt_scale.config import PhaseOptions, RunOptions, load_run
+from xlt_scale.config_files import read_toml
 from xlt_scale.errors import UserError, nearest
 
 RUN_FILES = Path(__file__).parents[2] / "launch" / "runs"

@@ -6,15 +6,17 @@ import pytest
 import torch
 from small_models import MLM, PAIRS, batch_of, build, classification_batch, masked_batch, plan_for
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, log_softmax
+from torch.nn.functional import cross_entropy, gelu, layer_norm, log_softmax
 
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
 from xlt_scale.modeling.heads import (
     ClassificationHead,
+    DualEncodingHead,
     HeadSpec,
     MaskedLanguageModelingHead,
     MultipleChoiceHead,
+    RegressionHead,
     SpanHead,
     TaggingHead,
     mean_of_sequences,
@@ -45,7 +47,7 @@ def batch_for(head: HeadSpec) -> Any:
     if head.kind == "masked_language_modeling":
         return masked_batch(LENGTHS)
     if head.kind == "multiple_choice":
-        return batch_of(LENGTHS, head, labels=torch.tensor([0, 1]), num_choices=2)
+        return batch_of(LENGTHS, head, labels=torch.tensor([0, 1]), group_sizes=[2, 2])
     if head.kind == "span":
         return batch_of(LENGTHS, head, labels=torch.tensor([[0, 4], [2, 2], [1, 3], [0, 1]]))
     return batch_of(LENGTHS, head, labels=torch.tensor([0, 4, 2]), label_positions=torch.tensor([1, 5, 13]))
@@ -87,18 +89,44 @@ def test_span_loss_is_the_mean_of_start_and_end_over_the_tokens_of_each_sequence
     assert torch.allclose(head.loss_sum(head(hidden, batch), batch), expected)
 
 
-def test_a_span_never_ends_before_its_start_nor_behind_its_sequence() -> None:
+def test_span_predictions_are_the_scores_of_every_token(hidden: Tensor) -> None:
     head = SpanHead(SPAN, SIZE, dropout=0.0)
     batch = batch_for(SPAN)
-    for seed in range(50):
-        states = 10 * torch.randn(sum(LENGTHS), SIZE, generator=torch.Generator().manual_seed(seed))
-        found = head.predictions(head(states, batch), batch)
-        for part, length, (first, last) in zip(
-            head.qa_outputs(states).split(LENGTHS), LENGTHS, found.tolist(), strict=True
-        ):
-            assert 0 <= first <= last < length
-            best = max(part[i, 0] + part[j, 1] for i in range(length) for j in range(i, length))
-            assert torch.isclose(part[first, 0] + part[last, 1], best)
+    found = head.predictions(head(hidden.bfloat16().float(), batch), batch)
+    assert found.shape == (sum(LENGTHS), 2)
+    assert found.dtype == torch.float32
+
+
+def test_choices_of_different_number_are_compared_within_their_question(hidden: Tensor) -> None:
+    head = MultipleChoiceHead(HeadSpec("choice", "multiple_choice"), SIZE, dropout=0.0)
+    batch = batch_of(LENGTHS, HeadSpec("choice", "multiple_choice"), labels=torch.tensor([0, 1]), group_sizes=[1, 3])
+    scores = head(hidden, batch)
+    assert scores.shape == (2, 3)
+    assert scores[0].isinf().tolist() == [False, True, True]
+    expected = cross_entropy(scores[1:], torch.tensor([1]))  # a single choice cannot be wrong
+    assert torch.isclose(head.loss_sum(scores, batch), expected)
+    assert head.predictions(scores, batch)[0] == 0
+
+
+def test_regression_is_the_squared_error(hidden: Tensor) -> None:
+    spec = HeadSpec("numbers", "regression", 1)
+    head = RegressionHead(spec, SIZE, dropout=0.0)
+    batch = batch_of(LENGTHS, spec, labels=torch.tensor([0.5, -1.0, 2.0, 0.0]))
+    scores = head(hidden, batch)
+    assert batch.labels is not None
+    assert torch.isclose(head.loss_sum(scores, batch), ((scores[:, 0] - batch.labels) ** 2).sum())
+    assert torch.equal(head.predictions(scores, batch), scores[:, 0])
+
+
+def test_a_dual_encoder_gives_unit_vectors_and_carries_its_scale_along(hidden: Tensor) -> None:
+    spec = HeadSpec("rankings", "dual_encoding")
+    head = DualEncodingHead(spec, SIZE, dropout=0.0)
+    batch = batch_of(LENGTHS, spec, group_sizes=[2, 2])
+    scores = head(hidden, batch)
+    vectors = head.predictions(scores, batch)
+    assert vectors.shape == (len(LENGTHS), SIZE)
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(len(LENGTHS)))
+    assert scores[:, -1].tolist() == [100.0] * len(LENGTHS)
 
 
 def test_tagging_scores_the_labelled_tokens_only(hidden: Tensor) -> None:

@@ -66,7 +66,7 @@ def compare(family: str, head: HeadSpec, automatic_class: Any, tmp_path: Path, *
     if head.kind == "classification":
         return theirs.logits, scores
     if head.kind == "span":
-        return torch.stack([theirs.start_logits, theirs.end_logits], -1)[places], scores[places]
+        return torch.stack([theirs.start_logits, theirs.end_logits], -1)[places], scores
     return theirs.logits[places], scores
 
 

@@ -83,8 +83,8 @@ def test_losses_and_all_gradients_are_equal(
 @pytest.mark.parametrize("layer", [0, 1, 4])
 def test_mean_pooled_embeddings_of_a_layer_are_equal(models: tuple[HeadedEncoder, HeadedEncoder], layer: int) -> None:
     batch = batch_for(models[0], "pairs")
-    found, expected = (model(batch, mode="embedding", layer=layer) for model in models)
-    assert found.shape == (len(LENGTHS), models[0].plan.hidden_size)
+    found, expected = (model(batch, mode="embedding", layers=[layer]) for model in models)
+    assert found.shape == (len(LENGTHS), 1, models[0].plan.hidden_size)
     assert (found - expected).abs().max() < TOLERANCE
 
 

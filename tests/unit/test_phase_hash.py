@@ -69,6 +69,16 @@ def test_the_same_phase_has_the_same_name(plan: EncoderPlan) -> None:
         {"freeze_embeddings": True},
         {"masking": 0.3},
         {"pooling": "mean"},
+        {"keep_heads": True},
+        {"mixture": ["a", "b"], "task": "", "mixing": "uniform"},
+        {"mixing_cap": 0},
+        {"mixing_temperature": 2.0},
+        {"joint": {"mlm": 0.5}},
+        {"task_languages": {"micro-nli": ["qaa"]}},
+        {"language_exponent": 0.3},
+        {"train_split": "dev"},
+        {"max_length": 64},
+        {"warmup_steps": 5},
         {"keep": "best", "evaluate_every": 5},
     ],
     ids=lambda values: "-".join(values),
@@ -87,6 +97,11 @@ def test_an_option_that_decides_the_result_changes_the_name(plan: EncoderPlan, v
         {"evaluate_languages": ["qaa"]},
         {"evaluate_split": "dev"},
         {"retrieval_depth": 1.0},
+        {"retrieval_layers": "all"},
+        {"no_answer_threshold": 1.0},
+        {"max_answer_tokens": 10},
+        {"evaluate_examples": 5},
+        {"preset": "jiant"},
         {"evaluate_every": 3},
         {"evaluation_examples": 7},
         {"seed": 1},
@@ -102,6 +117,8 @@ def test_every_option_of_a_phase_is_decided_one_way_or_the_other() -> None:
     """A new option must be put into one of the two tests above."""
     decisive = {
         *("task", "mixture", "languages", "max_examples", "batch_size", "learning_rate", "schedule", "warmup"),
+        *("mixing", "mixing_cap", "mixing_temperature", "joint", "task_languages", "language_exponent"),
+        *("keep_heads", "train_split", "max_length", "warmup_steps"),
         *(
             "optimizer",
             "weight_decay",
@@ -117,6 +134,7 @@ def test_every_option_of_a_phase_is_decided_one_way_or_the_other() -> None:
     only_with_best = {"evaluate_every", "evaluation_examples"}
     without_influence = {
         *("name", "parent", "baseline", "evaluate", "evaluate_languages", "evaluate_split", "retrieval_depth"),
+        *("retrieval_layers", "no_answer_threshold", "max_answer_tokens", "evaluate_examples", "preset"),
         *("steps", "epochs", "seed"),  # what they come to is given apart
     }
     assert decisive | only_with_best | without_influence == set(PhaseOptions.model_fields)

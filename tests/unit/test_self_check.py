@@ -99,12 +99,12 @@ def test_t5_runs_padded_for_it_ignores_what_it_is_handed() -> None:
 def test_padded_families_give_each_sequence_what_it_gets_alone(family: str) -> None:
     model = build(plan_for(family, initializer_range=0.2), [MLM, PAIRS]).eval()
     batch = classification_batch([40, 12, 3])
-    together = model(batch, mode="embedding", layer=2)
+    together = model(batch, mode="embedding", layers=[2])
     start = 0
     for number, length in enumerate(batch.lengths):
         alone = batch_of([length], PAIRS)
         alone.input_ids = batch.input_ids[start : start + length]
-        assert torch.allclose(model(alone, mode="embedding", layer=2)[0], together[number], atol=1e-5)
+        assert torch.allclose(model(alone, mode="embedding", layers=[2])[0], together[number], atol=1e-5)
         start += length
 
 

@@ -1,7 +1,7 @@
 """The FSDP2 engine: PyTorch's `fully_shard`, one group per encoder layer and one for the rest."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import accelerate
@@ -74,8 +74,8 @@ class Fsdp2Engine(Engine):
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(self._model, mesh=mesh, mp_policy=policy)
 
-    def forward(self, batch: MicroBatch, mode: str = "loss", layer: int | None = None) -> Tensor:
-        return self._model(batch, mode, layer)
+    def forward(self, batch: MicroBatch, mode: str = "loss", layers: Sequence[int] = ()) -> Tensor:
+        return self._model(batch, mode, layers)
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         loss.backward()

@@ -25,6 +25,7 @@ class EngineRequest:
     Attributes:
         parameters: every parameter by name (`describe_parameters`).
         precision: 'fp32', or 'bf16' compute with fp32 master weights.
+        only_scores: the weights come from a checkpoint and stay as they are.
     """
 
     world: World
@@ -34,6 +35,7 @@ class EngineRequest:
     options: EngineOptions
     phase: PhaseOptions
     precision: str
+    only_scores: bool = False
 
     def is_trained(self, name: str) -> bool:
         """Whether the optimiser updates the parameter."""
@@ -86,7 +88,7 @@ class Engine(ABC):
         return self._request.phase.optimizer
 
     @abstractmethod
-    def forward(self, batch: MicroBatch, mode: str = "loss", layer: int | None = None) -> Tensor:
+    def forward(self, batch: MicroBatch, mode: str = "loss", layers: Sequence[int] = ()) -> Tensor:
         """Run the model (`HeadedEncoder.forward`). Collective."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ import gc
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -58,8 +58,8 @@ class Zero3Engine(Engine):
         # back rounded to bf16.
         self._frozen: dict[str, Tensor] = {}
 
-    def forward(self, batch: MicroBatch, mode: str = "loss", layer: int | None = None) -> Tensor:
-        return self._engine(batch, mode, layer)
+    def forward(self, batch: MicroBatch, mode: str = "loss", layers: Sequence[int] = ()) -> Tensor:
+        return self._engine(batch, mode, layers)
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         self._engine.set_gradient_accumulation_boundary(is_last)

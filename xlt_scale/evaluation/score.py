@@ -1,28 +1,25 @@
-"""Score a model on a task in each language, and keep its predictions in XTREME's file layout."""
+"""Score a model on tasks in their languages, and keep its predictions in XTREME's file layout."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from xlt_scale.config import PhaseOptions
 from xlt_scale.data.prepare import DataPreparer
 from xlt_scale.data.tokens import TokenizedData
 from xlt_scale.engines.interface import Engine
-from xlt_scale.errors import UserError, nearest
+from xlt_scale.evaluation.answers import Answers, DecodingOptions, answers
+from xlt_scale.evaluation.label_files import write_labels
+from xlt_scale.evaluation.outcomes import write_outcomes
 from xlt_scale.evaluation.predict import predict
-from xlt_scale.evaluation.scorers import (
-    ACCURACY_VERSION,
-    RETRIEVAL_VERSION,
-    accuracy,
-    nearest_neighbours,
-    retrieval_accuracy,
-)
-from xlt_scale.tasks.examples import DataSource, Examples, available_languages, load_examples, scored_split
+from xlt_scale.evaluation.prediction_files import file_name, write_predictions
+from xlt_scale.evaluation.retrieval import Layers, mine_bitext, rank, retrieve
+from xlt_scale.evaluation.scorers import SCORERS, Score
+from xlt_scale.evaluation.scorers.squad import score_squad_v2
+from xlt_scale.tasks.examples import BitextExamples, Examples, RankingExamples, TextExamples
+from xlt_scale.tasks.loading import available_languages, load_candidates
 from xlt_scale.tasks.spec import Split, TaskSpec
-
-SCORER_VERSIONS = {"classification": ACCURACY_VERSION, "retrieval": RETRIEVAL_VERSION}
 
 
 @dataclass(frozen=True)
@@ -31,115 +28,133 @@ class Evaluator:
 
     Attributes:
         token_budget: real tokens of one forward pass on one rank (padded ones when the model runs padded).
-        retrieval_layer: the layer whose mean-pooled states retrieval compares.
+        layers: whose mean-pooled states retrieval compares.
+        max_examples: score the first so many items of each language; 0 = all.
     """
 
     engine: Engine
     preparer: DataPreparer
     token_budget: int
     padded: bool
-    retrieval_layer: int
+    layers: Layers
+    max_examples: int = 0
+    decoding: DecodingOptions = field(default_factory=DecodingOptions)
 
-    def score(self, spec: TaskSpec, split: Split, language: str, folder: Path | None = None) -> dict[str, float]:
-        """The metrics of one task in one language; collective.
+    def score(
+        self, spec: TaskSpec, split: Split, languages: Sequence[str], folder: Path | None = None
+    ) -> dict[str, dict[str, float]]:
+        """The metrics of one task by language; collective.
 
-        Rank 0 writes the predictions to `<folder>/<task>/<split>-<language>.tsv`.
+        Data without gold labels give predictions and no metrics.
+
+        Rank 0 writes below `folder`: predictions/<task>/<split>-<language>.<ending>, labels/ with the same names, and
+        what was right, item by item, to outcomes/<task>/<split>-<language>.safetensors.
         """
-        examples = load_examples(spec, split, language, self.preparer.source)
-        if spec.kind == "retrieval":
-            found = self._retrieve(spec, examples)
-            self._write(folder, spec, split, language, [str(number) for number in found])
-            return {"accuracy": retrieval_accuracy(found), "num_items": len(found), "chance": 100.0 / len(found)}
-        predictions = self._classify(spec, self.preparer.tokenize(spec, examples))
-        self._write(folder, spec, split, language, [spec.labels[number] for number in predictions])
-        assert spec.chance is not None
-        value = accuracy(predictions, np.asarray(examples.labels))
-        return {"accuracy": value, "num_items": len(predictions), "chance": 100.0 * spec.chance}
+        pool = self._pool(spec, split) if spec.kind == "dual_encoding" else None
+        scores = {}
+        for language in languages:
+            examples = self.preparer.examples(spec, split, language, self.max_examples)
+            if pool is not None:
+                found = self._rank(spec, examples, pool)
+            elif isinstance(examples, BitextExamples):
+                tuning = self.preparer.examples(spec, "dev", language, self.max_examples)
+                assert isinstance(tuning, BitextExamples)
+                found = mine_bitext(
+                    examples, tuning, self.layers, lambda texts, layers: self._embed(spec, texts, layers)
+                )
+            elif spec.kind == "retrieval":
+                assert isinstance(examples, TextExamples)
+                found = retrieve(examples, self.layers, lambda texts, layers: self._embed(spec, texts, layers))
+            else:
+                found = self._answer(spec, examples, self.preparer.tokenize(spec, examples))
+            score = _score(spec, found, language)
+            self._write(folder, spec, split, language, found, score)
+            scores[language] = score.values | found.facts
+        return scores
 
-    def score_data(self, spec: TaskSpec, data: TokenizedData) -> float:
-        """Accuracy on tokenised examples, for choosing between checkpoints; collective."""
-        assert data.labels is not None
-        return accuracy(self._classify(spec, data), data.labels)
+    def headline(self, spec: TaskSpec, language: str, examples: Examples, data: TokenizedData) -> tuple[str, float]:
+        """Name and value of the metric that chooses between checkpoints, on these examples; collective.
 
-    def _classify(self, spec: TaskSpec, data: TokenizedData) -> np.ndarray:
+        Args:
+            data: the examples' tokens.
+        """
+        if isinstance(examples, RankingExamples):
+            found = self._rank(spec, examples, _Pool(examples, self._embed_candidates(spec, examples)))
+        else:
+            found = self._answer(spec, examples, data)
+        metric = SCORERS[spec.metric].headline
+        return metric, _score(spec, found, language).values[metric]
+
+    def _answer(self, spec: TaskSpec, examples: Examples, data: TokenizedData) -> Answers:
+        outputs = predict(self.engine, spec, data, self.token_budget, padded=self.padded)
+        return answers(spec, examples, data, outputs, self.decoding)
+
+    def _embed(self, spec: TaskSpec, texts: Sequence[str], layers: Sequence[int]) -> np.ndarray:
+        data = self.preparer.tokenize(spec, TextExamples(list(texts)))
+        return predict(
+            self.engine, spec, data, self.token_budget, padded=self.padded, mode="embedding", layers=tuple(layers)
+        )
+
+    def _pool(self, spec: TaskSpec, split: Split) -> "_Pool":
+        """The candidates of all languages, whichever are scored: their number decides how hard the search is."""
+        source = self.preparer.source
+        candidates = load_candidates(spec, split, source, available_languages(spec, split, source))
+        return _Pool(candidates, self._embed_candidates(spec, candidates))
+
+    def _embed_candidates(self, spec: TaskSpec, candidates: RankingExamples) -> np.ndarray:
+        data = self.preparer.tokenize_candidates(spec, candidates)
         return predict(self.engine, spec, data, self.token_budget, padded=self.padded)
 
-    def _retrieve(self, spec: TaskSpec, examples: Examples) -> np.ndarray:
-        """For each source-language sentence the number of its nearest sentence in the other language."""
-        assert examples.text_pairs is not None
-        foreign, source = (
-            predict(
-                self.engine,
-                spec,
-                self.preparer.tokenize(spec, Examples(texts)),
-                self.token_budget,
-                padded=self.padded,
-                mode="embedding",
-                layer=self.retrieval_layer,
-            )
-            for texts in (examples.texts, examples.text_pairs)
-        )
-        return nearest_neighbours(source, foreign)
+    def _rank(self, spec: TaskSpec, examples: Examples, pool: "_Pool") -> Answers:
+        assert isinstance(examples, RankingExamples)
+        data = self.preparer.tokenize_queries(spec, examples)
+        queries = predict(self.engine, spec, data, self.token_budget, padded=self.padded)
+        gold = pool.gold_of(examples)
+        ids = pool.candidates.candidate_ids
+        return rank(examples.query_ids, gold, queries, ids, pool.vectors, str(self.engine.world.device))
 
-    def _write(self, folder: Path | None, spec: TaskSpec, split: Split, language: str, lines: list[str]) -> None:
+    def _write(
+        self, folder: Path | None, spec: TaskSpec, split: Split, language: str, found: Answers, score: Score
+    ) -> None:
         """Collective: what rank 0 cannot write ends all ranks with the same `UserError`."""
         if folder is None:
             return
-        path = folder / spec.name / f"{split}-{language}.tsv"
+        name = file_name(spec.metric, split, language, spec.kind)
+        outcomes = folder / "outcomes" / spec.name / f"{split}-{language}.safetensors"
 
         def write() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            write_predictions(folder / "predictions" / spec.name / name, spec.metric, found.predictions)
+            if found.labels is None:
+                return
+            write_labels(folder / "labels" / spec.name / name, spec, found.labels)
+            write_outcomes(outcomes, score.items, SCORERS[spec.metric].version)
 
         self.engine.world.share(write)
 
 
-def plan_scoring(
-    specs: Sequence[TaskSpec], phase: PhaseOptions, heads: Sequence[str], source: DataSource
-) -> dict[str, tuple[Split, list[str]]]:
-    """What will be scored, checked before any training: the split and the languages of each task of `phase.evaluate`.
+@dataclass(frozen=True)
+class _Pool:
+    """Candidates, and their vectors [candidates, hidden size]."""
 
-    Args:
-        specs: the declarations of those tasks.
-        heads: names of the heads that the phase trains.
+    candidates: RankingExamples
+    vectors: np.ndarray
 
-    Raises:
-        UserError: a task needs a head that the phase does not train, cannot be scored, or has no data; or a wanted
-            language is in none of the tasks.
-    """
-    plan: dict[str, tuple[Split, list[str]]] = {}
-    everywhere: set[str] = set()
-    for spec in specs:
-        _check_scorable(spec, heads, phase.name)
-        split = scored_split(spec, source, phase.evaluate_split)
-        there = available_languages(spec, split, source)
-        if not there:
-            root = source.roots.get(spec.generator)
-            place = f"below {root}" if root else "because neither data.root nor XLT_SCALE_DATA is set"
-            raise UserError(f"phase {phase.name!r}: no {split} files of task {spec.name!r} found {place}")
-        everywhere |= set(there)
-        wanted = phase.evaluate_languages
-        plan[spec.name] = split, [language for language in there if not wanted or language in wanted]
-    for language in phase.evaluate_languages:
-        if language not in everywhere:
-            raise UserError(
-                f"phase {phase.name!r}: evaluate_languages has {language!r}, but no evaluated task has data in it; "
-                f"{nearest(language, everywhere)}"
-            )
-    for task, (_, languages) in plan.items():
-        if not languages:
-            raise UserError(
-                f"phase {phase.name!r}: task {task!r} has data in none of evaluate_languages; remove one of them"
-            )
-    return plan
+    def gold_of(self, examples: RankingExamples) -> list[list[str]]:
+        """For each query the ids of all candidates of the pool that answer it: those of its twins in other languages
+        too.
+        """
+        pooled = dict(zip(self.candidates.query_ids, self.candidates.gold, strict=True))
+        return [pooled.get(name, gold) for name, gold in zip(examples.query_ids, examples.gold, strict=True)]
 
 
-def _check_scorable(spec: TaskSpec, heads: Sequence[str], phase: str) -> None:
-    if spec.kind not in SCORER_VERSIONS:
-        raise UserError(f"phase {phase!r}: task {spec.name!r} ({spec.kind}) has no score; remove it from evaluate")
-    if spec.kind == "classification" and spec.head not in heads:
-        trained = ", ".join(sorted(heads)) or "none"
-        raise UserError(
-            f"phase {phase!r} cannot be scored on {spec.name!r}: it needs a head {spec.head!r}, "
-            f"the phase trains: {trained}"
-        )
+def _score(spec: TaskSpec, found: Answers, language: str) -> Score:
+    if found.labels is None:
+        return Score({}, {})
+    scorer = SCORERS[spec.metric]
+    score = scorer.score(found.predictions, found.labels, language)
+    if not found.no_answer_scores:
+        return score
+    best = score_squad_v2(found.best_spans, found.labels, language, found.no_answer_scores).values
+    return replace(
+        score, values=score.values | {name: value for name, value in best.items() if name.startswith("best_")}
+    )

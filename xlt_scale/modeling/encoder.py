@@ -53,7 +53,13 @@ class EncoderPlan:
     @property
     def has_token_types(self) -> bool:
         """Whether the second sentence of a pair has another token type (BERT; XLM-R has one type only)."""
-        return (getattr(self.config, "type_vocab_size", 0) or 0) > 1
+        # XLNet tells apart whether two tokens are of one type, so that it needs no number of types.
+        return (getattr(self.config, "type_vocab_size", 0) or 0) > 1 or self.config.model_type == "xlnet"
+
+    @property
+    def classification_token(self) -> str:
+        """Where in a sequence the token stands that a classifier reads: 'first', or 'last' (XLNet)."""
+        return "last" if getattr(self.config, "summary_type", "first") == "last" else "first"
 
 
 def plan_encoder(options: ModelOptions) -> EncoderPlan:

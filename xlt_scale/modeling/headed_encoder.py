@@ -55,29 +55,31 @@ class HeadedEncoder(nn.Module):
         else:
             self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
 
-    def forward(self, batch: MicroBatch, mode: str = "loss", layer: int | None = None) -> Tensor:
+    def forward(self, batch: MicroBatch, mode: str = "loss", layers: Sequence[int] = ()) -> Tensor:
         """Run one micro-batch.
 
         Args:
             mode: 'loss' gives the summed loss over the batch's targets (a scalar, times the batch's weight);
-                'predictions' gives what the head predicts; 'embedding' the mean over tokens of each sequence after
-                `layer` layers, fp32 [sequences, hidden size].
+                'scores' what the head computes before loss and prediction; 'predictions' what it predicts; 'embedding'
+                the mean over tokens of each sequence after so many layers, fp32 [sequences, number of `layers`, hidden
+                size].
         """
         if mode == "embedding":
-            hidden_states = self._encode(batch, output_hidden_states=True).hidden_states
-            return mean_of_sequences(self._real_tokens(hidden_states[layer], batch).float(), batch)
+            states = self._encode(batch, output_hidden_states=True).hidden_states
+            means = [mean_of_sequences(self._real_tokens(states[layer], batch).float(), batch) for layer in layers]
+            return torch.stack(means, dim=1)
         hidden = self._real_tokens(self._encode(batch).last_hidden_state, batch)
         head: Any = self.heads[batch.head]
         scores = head(hidden, batch)
         if mode == "predictions":
             return head.predictions(scores, batch)
-        loss = head.loss_sum(scores, batch) * batch.weight
+        result = scores if mode == "scores" else head.loss_sum(scores, batch) * batch.weight
         for name, other in self.heads.items():
             if name != batch.head:
                 # A zero gradient for the heads that this step does not train: ranks must reduce the same gradients in
                 # the same order, and both engines must see the same update.
-                loss = loss + 0.0 * other(hidden[:1], _first_token(batch, name)).sum()
-        return loss
+                result = result + 0.0 * other(hidden[:1], _first_token(batch, name)).sum()
+        return result
 
     def _encode(self, batch: MicroBatch, **options: Any) -> Any:
         if not self.plan.unpadded:
@@ -121,6 +123,7 @@ def _first_token(batch: MicroBatch, head: str) -> MicroBatch:
         positions=batch.positions[:1],
         lengths=[1],
         label_positions=torch.zeros(1, dtype=torch.long, device=batch.input_ids.device),
+        group_sizes=[1],
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu
+from torch.nn.functional import cross_entropy, gelu, mse_loss, normalize
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.tasks.spec import TaskKind
@@ -17,7 +17,11 @@ from xlt_scale.tasks.spec import TaskKind
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What a head must know to be built: its name, format, and number of classes."""
+    """What a head must know to be built: its name, format, and number of classes.
+
+    Attributes:
+        pooling: what stands for a sequence: its 'first' or 'last' token, or the 'mean' of all.
+    """
 
     name: str
     kind: TaskKind
@@ -29,6 +33,12 @@ def sequence_starts(batch: MicroBatch, device: torch.device) -> Tensor:
     """Row number of each sequence's first token, int64 [sequences]."""
     lengths = torch.tensor(batch.lengths)
     return (lengths.cumsum(0) - lengths).to(device, non_blocking=True)
+
+
+def classification_tokens(batch: MicroBatch, device: torch.device, pooling: str) -> Tensor:
+    """Row number of the token of each sequence that stands for it, int64 [sequences]: the last, else the first."""
+    starts = sequence_starts(batch, device)
+    return starts + torch.tensor(batch.lengths).to(device, non_blocking=True) - 1 if pooling == "last" else starts
 
 
 def owners_of_tokens(batch: MicroBatch, device: torch.device) -> Tensor:
@@ -78,23 +88,44 @@ class ClassificationHead(Head):
         if self.pooling == "mean":
             pooled = mean_of_sequences(hidden, batch)
         else:
-            pooled = hidden[sequence_starts(batch, hidden.device)]
+            pooled = hidden[classification_tokens(batch, hidden.device, self.pooling)]
         pooled = torch.tanh(self.dense(self.dropout(pooled)))
         return self.out_proj(self.dropout(pooled))
 
 
+class RegressionHead(ClassificationHead):
+    """A sentence or sentence pair gets one number; squared error, as GLUE's similarity task is trained."""
+
+    def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
+        assert batch.labels is not None
+        return mse_loss(scores[:, 0].float(), batch.labels.float(), reduction="sum")
+
+    def predictions(self, scores: Tensor, batch: MicroBatch) -> Tensor:
+        """The number of each example, fp32 [examples]."""
+        return scores[:, 0].float()
+
+
 class MultipleChoiceHead(Head):
-    """One sequence per choice, a score from its first token, softmax over the choices of an example."""
+    """One sequence per choice, a score from its classification token, softmax over the choices of an example."""
 
     def __init__(self, spec: HeadSpec, hidden_size: int, dropout: float) -> None:
         super().__init__()
+        self.pooling = spec.pooling
         self.dropout = nn.Dropout(dropout)
         self.score = nn.Linear(hidden_size, 1)
 
     def forward(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
-        """[T, hidden size] -> scores [examples, choices]."""
-        first = hidden[sequence_starts(batch, hidden.device)]
-        return self.score(self.dropout(first)).view(-1, batch.num_choices)
+        """[T, hidden size] -> scores [examples, most choices], -inf behind an example's last choice."""
+        tokens = hidden[classification_tokens(batch, hidden.device, self.pooling)]
+        scores = self.score(self.dropout(tokens))[:, 0]
+        sizes = batch.group_sizes or [len(batch.lengths)]
+        if min(sizes) == max(sizes):
+            return scores.view(-1, sizes[0])
+        rows = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        columns = torch.cat([torch.arange(size) for size in sizes])
+        dense = scores.new_full((len(sizes), max(sizes)), float("-inf"))
+        places = rows.to(scores.device, non_blocking=True), columns.to(scores.device, non_blocking=True)
+        return dense.index_put(places, scores)
 
 
 class SpanHead(Head):
@@ -105,23 +136,53 @@ class SpanHead(Head):
         self.qa_outputs = nn.Linear(hidden_size, 2)
 
     def forward(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
-        """[T, hidden size] -> start and end scores [sequences, longest, 2], -inf behind a sequence's end."""
-        scores = self.qa_outputs(hidden)
-        dense = scores.new_full((len(batch.lengths), max(batch.lengths), 2), float("-inf"))
-        return dense.index_put((owners_of_tokens(batch, hidden.device), batch.positions), scores)
+        """[T, hidden size] -> start and end scores [T, 2]."""
+        return self.qa_outputs(hidden)
 
     def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
         assert batch.labels is not None
-        start = cross_entropy(scores[..., 0].float(), batch.labels[:, 0], reduction="sum")
-        end = cross_entropy(scores[..., 1].float(), batch.labels[:, 1], reduction="sum")
+        dense = scores.new_full((len(batch.lengths), max(batch.lengths), 2), float("-inf"))
+        dense = dense.index_put((owners_of_tokens(batch, scores.device), batch.positions), scores)
+        start = cross_entropy(dense[..., 0].float(), batch.labels[:, 0], reduction="sum")
+        end = cross_entropy(dense[..., 1].float(), batch.labels[:, 1], reduction="sum")
         return (start + end) / 2
 
     def predictions(self, scores: Tensor, batch: MicroBatch) -> Tensor:
-        """The best span of each sequence, int64 [sequences, 2], its end not before its start."""
-        pairs = scores[..., 0][:, :, None] + scores[..., 1][:, None, :]
-        pairs = pairs.masked_fill(torch.ones_like(pairs, dtype=torch.bool).tril(-1), float("-inf"))
-        best = pairs.flatten(1).argmax(-1)
-        return torch.stack([best // scores.shape[1], best % scores.shape[1]], dim=-1)
+        """The scores themselves, fp32 [T, 2]: the best answer of a question is chosen over all windows of its passage
+        (evaluation/spans.py).
+        """
+        return scores.float()
+
+
+class DualEncodingHead(Head):
+    """Queries and candidates as unit vectors: dense and tanh on one token, normalised, compared by dot product
+    times a learned scale that begins at 100 (XTREME-R's retrieval baselines, third_party/bert.py).
+
+    Its loss is over all pairs of a global batch, so it is not computed here (training/contrast.py).
+    """
+
+    INITIAL_SCALE = 100.0
+
+    def __init__(self, spec: HeadSpec, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.pooling = spec.pooling
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.logit_scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
+        """[T, hidden size] -> fp32 [sequences, hidden size + 1]: a unit vector, and behind it the scale.
+
+        The scale goes along because outside of a head's forward pass a sharded parameter has no values.
+        """
+        tokens = hidden[classification_tokens(batch, hidden.device, self.pooling)]
+        vectors = torch.tanh(self.dense(tokens))
+        vectors = normalize(vectors.float(), dim=-1)
+        scale = (self.INITIAL_SCALE * self.logit_scale.float()).expand(len(vectors), 1)
+        return torch.cat([vectors, scale], dim=-1)
+
+    def predictions(self, scores: Tensor, batch: MicroBatch) -> Tensor:
+        """The unit vectors, fp32 [sequences, hidden size]."""
+        return scores[:, :-1]
 
 
 class TaggingHead(Head):
@@ -160,7 +221,9 @@ class MaskedLanguageModelingHead(Head):
 
 HEADS: dict[TaskKind, Callable[[HeadSpec, int, float], Head]] = {
     "classification": ClassificationHead,
+    "regression": RegressionHead,
     "multiple_choice": MultipleChoiceHead,
     "span": SpanHead,
     "tagging": TaggingHead,
+    "dual_encoding": DualEncodingHead,
 }

@@ -67,6 +67,8 @@ def _spec(name: str, leaf: str, shape: tuple[int, ...], owner: nn.Module, deviat
         return ParameterSpec(shape, "normal", deviation, owner.padding_idx, is_embedding=True)
     if "norm" in type(owner).__name__.lower():
         return ParameterSpec(shape, "ones" if leaf == "weight" else "zeros")
+    if leaf == "logit_scale":
+        return ParameterSpec(shape, "ones")
     if leaf == "bias" or leaf.endswith("_bias"):
         return ParameterSpec(shape, "zeros")
     if len(shape) > 1:

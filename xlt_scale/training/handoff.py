@@ -16,7 +16,7 @@ def load_parent(job: PhaseJob, engine: Engine) -> None:
     """Fill the engine with the encoder of the phase's parent, and new heads; collective.
 
     The head of masked language modelling belongs to the pre-trained model and travels with it; every other head starts
-    anew (X-STILTs, Phang et al. 2020, section 2).
+    anew (X-STILTs, Phang et al. 2020, section 2), but for `keep_heads` and phases that only score.
 
     Raises:
         UserError: an encoder weight is missing, has another shape, or did not arrive as it was saved.
@@ -26,7 +26,10 @@ def load_parent(job: PhaseJob, engine: Engine) -> None:
     if parent.checkpoint is not None:
         reader = open_together(job.setup.world, parent.checkpoint)
         weights = CheckpointWeights(reader, parameters)
-        kept = [name for name in parameters if name.startswith(("encoder.", "heads.mlm.")) and weights.has(name)]
+        keeps_heads = job.phase.keep_heads or not job.phase.trains
+        travelling = ("encoder.", "heads.") if keeps_heads else ("encoder.", "heads.mlm.")
+        kept = [name for name in parameters if name.startswith(travelling) and weights.has(name)]
+        reader.note_checksums(engine.quantises)
         engine.load_parameters(FirstOf([_Some(weights, kept), fresh]))
         check_arrival(engine, reader, [f"param/{name}" for name in kept])
         reader.close()

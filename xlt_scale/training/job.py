@@ -16,10 +16,13 @@ from xlt_scale.errors import UserError
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import ParameterSpec, describe_parameters
 from xlt_scale.modeling.pretrained import pretrained_folder
+from xlt_scale.tasks.examples import Examples, RankingExamples
+from xlt_scale.tasks.loading import find_origin
 from xlt_scale.tasks.spec import TaskSpec
 from xlt_scale.training.identity import hash_of, phase_identity
 from xlt_scale.training.lineage import PHASE_FILE, continuation
-from xlt_scale.training.loop import TaskTraining
+from xlt_scale.training.loop import Stream
+from xlt_scale.training.mixing import stream_name, stream_weights
 from xlt_scale.training.setup import RunSetup, find_finished, origin_name, read_json, selection_task
 
 
@@ -37,12 +40,23 @@ class Parent:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Dev examples that choose between checkpoints: of the first trained task that has some in its source language."""
+
+    spec: TaskSpec
+    language: str
+    examples: Examples
+    data: TokenizedData
+
+
+@dataclass(frozen=True)
 class PhaseJob:
     """A phase of a run; the same on every rank.
 
     Attributes:
-        tasks: data and plan of each trained task.
-        selection: the task whose source-language dev set is scored now and then, with those examples; None without one.
+        streams: data and plan of each stream of examples (mixing.py).
+        weights: the share of the steps that each stream gets.
+        selection: what is scored now and then; None where the phase has no such set.
         identity: everything that decides the phase's result.
     """
 
@@ -50,8 +64,9 @@ class PhaseJob:
     phase: PhaseOptions
     seed: int
     parent: Parent
-    tasks: dict[str, TaskTraining]
-    selection: tuple[TaskSpec, TokenizedData] | None
+    streams: dict[str, Stream]
+    weights: dict[str, float]
+    selection: Selection | None
     num_steps: int
     identity: dict[str, Any]
 
@@ -82,7 +97,22 @@ class PhaseJob:
             options=self.setup.options.engine,
             phase=self.phase,
             precision=self.setup.precision,
+            only_scores=not self.phase.trains and self.parent.checkpoint is not None,
         )
+
+    def origins(self) -> dict[str, dict[str, dict[str, str]]]:
+        """By task and language the file or hub data set that is trained on, and the revision that was resolved."""
+        setup, phase = self.setup, self.phase
+        found: dict[str, dict[str, dict[str, str]]] = {}
+        for task in phase.tasks:
+            wanted = phase.task_languages.get(task, phase.languages)
+            whole = setup.catalogue[task]
+            for language in setup.preparer.training_languages(whole, wanted, phase.train_split):
+                for spec in whole.part_tasks or [whole]:
+                    origin = find_origin(spec, phase.train_split, language, setup.preparer.source)
+                    facts = {"from": str(origin)} | ({"revision": origin.revision} if origin.hub else {})
+                    found.setdefault(spec.name, {})[language] = facts
+        return found
 
     def finished_checkpoint(self) -> Path | None:
         """The result of an earlier start, when it was this very phase and is still there."""
@@ -102,16 +132,15 @@ def plan_phase(setup: RunSetup, phase: PhaseOptions) -> PhaseJob:
     """
     seed = setup.options.seed if phase.seed is None else phase.seed
     parent = _find_parent(setup, phase, seed)
-    tasks = task_trainings(setup, phase, seed)
-    num_steps = _num_steps(phase, tasks)
-    spec = selection_task(setup, phase)
-    selection = None
-    if spec is not None:
-        data = setup.preparer.split(spec, "dev", spec.source_language, phase.evaluation_examples)
-        selection = spec, data
-    fingerprints = {task: training.data.fingerprint for task, training in tasks.items()}
+    streams = plan_streams(setup, phase, seed)
+    sizes: dict[str, dict[str, int]] = {task: {} for task in phase.tasks}
+    for name, stream in streams.items():
+        sizes[stream.spec.name][name] = len(stream.data)
+    num_steps = _num_steps(phase, streams)
+    selection = _find_selection(setup, phase)
+    fingerprints = {name: stream.data.fingerprint for name, stream in streams.items()}
     if selection is not None and phase.keep == "best":
-        fingerprints["selection"] = selection[1].fingerprint
+        fingerprints["selection"] = selection.data.fingerprint
     identity = phase_identity(
         phase,
         plan=setup.plan,
@@ -127,11 +156,12 @@ def plan_phase(setup: RunSetup, phase: PhaseOptions) -> PhaseJob:
     if setup.options.resume != "never":
         folder = setup.phase_folder(phase.name)
         identity |= setup.world.share(lambda: continuation(folder, identity, resumed))
-    return PhaseJob(setup, phase, seed, parent, tasks, selection, num_steps, identity)
+    weights = stream_weights(phase, sizes) if streams else {}
+    return PhaseJob(setup, phase, seed, parent, streams, weights, selection, num_steps, identity)
 
 
-def task_trainings(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str, TaskTraining]:
-    """The data and plan of each task that a phase trains; called on every rank.
+def plan_streams(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str, Stream]:
+    """The data and plan of each stream that a phase trains; called on every rank.
 
     Raises:
         UserError: data are missing or broken, or there are fewer examples in a batch than ranks.
@@ -141,22 +171,48 @@ def task_trainings(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str,
             f"phase {phase.name!r}: batch_size = {phase.batch_size} leaves some of {setup.world.size} processes "
             f"without an example; start at most {phase.batch_size}, or raise batch_size"
         )
-    trainings = {}
-    for name in phase.tasks:
-        spec = setup.catalogue[name]
-        data = setup.preparer.training_data(spec, phase.languages, phase.max_examples)
-        masking = None
-        if spec.kind == "masked_language_modeling":
-            masking = Masking.for_tokenizer(setup.preparer.tokenizer, phase.masking, key_of("masking", seed, name))
-        plan = BatchPlan(data.lengths, phase.batch_size, key=(seed, name, data.fingerprint))
-        trainings[name] = TaskTraining(spec, data, plan, masking)
-    return trainings
+    streams = {}
+    preparer = setup.preparer_of(phase)
+    for task in phase.tasks:
+        spec = setup.catalogue[task]
+        wanted = phase.task_languages.get(task, phase.languages)
+        languages = preparer.training_languages(spec, wanted, phase.train_split)
+        apart = phase.language_exponent < 1.0 and len(languages) > 1
+        parts = {stream_name(task, language): [language] for language in languages} if apart else {task: languages}
+        for name, chosen in parts.items():
+            data = preparer.training_data(spec, chosen, phase.max_examples, phase.train_split)
+            masking = None
+            if spec.kind == "masked_language_modeling":
+                masking = Masking.for_tokenizer(setup.preparer.tokenizer, phase.masking, key_of("masking", seed, name))
+            # Only the balance of the ranks depends on the lengths, never which examples form a batch.
+            lengths = data.lengths if setup.plan.unpadded else data.padded_lengths
+            plan = BatchPlan(lengths, phase.batch_size, key=(seed, name, data.fingerprint))
+            streams[name] = Stream(spec, data, plan, masking)
+    return streams
 
 
-def _num_steps(phase: PhaseOptions, tasks: dict[str, TaskTraining]) -> int:
+def _find_selection(setup: RunSetup, phase: PhaseOptions) -> Selection | None:
+    spec = selection_task(setup, phase)
+    if spec is None:
+        return None
+    preparer = setup.preparer_of(phase)
+    examples = preparer.examples(spec, "dev", spec.source_language, phase.evaluation_examples)
+    # Mewsli-X's candidates are a million entities, too many to search every now and then.
+    has_candidates = not isinstance(examples, RankingExamples) or bool(examples.candidates)
+    if not examples.is_labelled or not has_candidates:
+        if phase.evaluate_every:
+            why = "has no gold labels" if has_candidates else "has no candidates of its own"
+            raise UserError(
+                f"phase {phase.name!r}: evaluate_every is set, but the dev split of {spec.name!r} {why}; remove it"
+            )
+        return None
+    return Selection(spec, spec.source_language, examples, preparer.tokenize(spec, examples))
+
+
+def _num_steps(phase: PhaseOptions, streams: dict[str, Stream]) -> int:
     if not phase.trains:
         return 0
-    num_examples = sum(len(training.data) for training in tasks.values())
+    num_examples = sum(len(stream.data) for stream in streams.values() if stream.spec.name in phase.main_tasks)
     return phase.steps or max(1, -int(-phase.epochs * num_examples // phase.batch_size))
 
 

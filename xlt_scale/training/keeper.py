@@ -43,11 +43,12 @@ class PhaseKeeper:
     def evaluate(self, step: int) -> None:
         if self._job.selection is None:
             return
-        spec, data = self._job.selection
-        value = evaluator(self._job, self._engine).score_data(spec, data)
+        chosen = self._job.selection
+        spec = chosen.spec
+        metric, value = evaluator(self._job, self._engine).headline(spec, chosen.language, chosen.examples, chosen.data)
         phase = self._job.phase
-        self._metrics.write({"phase": phase.name, "step": step, "dev_accuracy": value, "task": spec.name})
-        self._job.setup.announce(f"phase {phase.name}  step {step}  dev accuracy {value:.1f} ({spec.name})")
+        self._metrics.write({"phase": phase.name, "step": step, f"dev_{metric}": value, "task": spec.name})
+        self._job.setup.announce(f"phase {phase.name}  step {step}  dev {metric} {value:.1f} ({spec.name})")
         if self._best is None or value > self._best["value"]:
             self._best = {"step": step, "value": value}
 
@@ -170,7 +171,7 @@ def describe_checkpoint(job: PhaseJob, progress: Progress, best: Best | None) ->
         "step": progress.step,
         "num_steps": job.num_steps,
         "position": {
-            task: {"steps": steps, "epoch": steps * phase.batch_size / len(job.tasks[task].data)}
+            task: {"steps": steps, "epoch": steps * phase.batch_size / len(job.streams[task].data)}
             for task, steps in progress.steps_of_tasks.items()
         },
         "progress": {

@@ -19,14 +19,15 @@ from xlt_scale.engines.interface import Engine
 from xlt_scale.errors import TrainingError
 from xlt_scale.sizes import training_flops
 from xlt_scale.tasks.spec import TaskSpec
+from xlt_scale.training.contrast import accumulate_contrast
 from xlt_scale.training.metrics import MetricsWriter, ProgressView
 from xlt_scale.training.schedule import learning_rate_at
 from xlt_scale.training.throughput import peak_flops, peak_memory_gib
 
 
 @dataclass(frozen=True)
-class TaskTraining:
-    """One task as it is trained: its examples, their plan, and masking where the task is masked language modelling."""
+class Stream:
+    """Examples of one task as they are trained: their plan, and masking where the task is masked language modelling."""
 
     spec: TaskSpec
     data: TokenizedData
@@ -51,7 +52,7 @@ class Progress:
         step: optimiser steps done.
         tokens: real tokens seen, over all ranks.
         seconds: spent on these steps, over all starts.
-        steps_of_tasks: of the steps, those that each task was trained in.
+        steps_of_tasks: of the steps, those that each task, or stream of one, was trained in.
     """
 
     step: int = 0
@@ -86,6 +87,7 @@ class Training:
     """Everything that the loop is given.
 
     Attributes:
+        weights: the share of the steps that each stream gets.
         seed: of data order, mixture and dropout.
         token_budget: tokens of one micro-batch at most; padded ones when `padded`.
         keeper: scores and saves between steps.
@@ -94,7 +96,8 @@ class Training:
 
     engine: Engine
     phase: PhaseOptions
-    tasks: Mapping[str, TaskTraining]
+    streams: Mapping[str, Stream]
+    weights: Mapping[str, float]
     num_steps: int
     seed: int
     token_budget: int
@@ -107,9 +110,8 @@ class Training:
 
     @cached_property
     def mixture(self) -> MixturePlan:
-        """Which task each step trains."""
-        weights = self.phase.mixture or {self.phase.task: 1.0}
-        return MixturePlan(weights, self.num_steps, key=(self.seed, *sorted(self.tasks)))
+        """Which stream each step trains."""
+        return MixturePlan(self.weights, self.num_steps, key=(self.seed, *sorted(self.streams)))
 
 
 @dataclass
@@ -145,7 +147,7 @@ def train(training: Training) -> Progress:
 
     def make(step: int) -> Sequence[MicroBatch]:
         name, step_of_task = mixture.at(step)
-        return _micro_batches(training, training.tasks[name], step_of_task)
+        return _micro_batches(training, training.streams[name], step_of_task)
 
     with (
         Prefetcher(make, training.start.step, training.num_steps) as batches,
@@ -183,11 +185,11 @@ def train(training: Training) -> Progress:
     return progress
 
 
-def _micro_batches(training: Training, task: TaskTraining, step: int) -> list[MicroBatch]:
+def _micro_batches(training: Training, stream: Stream, step: int) -> list[MicroBatch]:
     world = training.engine.world
-    split = task.plan.split(step, world.rank, world.size, training.token_budget, training.padded)
+    split = stream.plan.split(step, world.rank, world.size, training.token_budget, training.padded)
     return [
-        assemble(task.spec, task.data, numbers, task.masking, epochs)
+        assemble(stream.spec, stream.data, numbers, stream.masking, epochs)
         for numbers, epochs in zip(split.micro_batches, split.epochs, strict=True)
     ]
 
@@ -201,11 +203,17 @@ def _step(
     size cancels that.
     """
     engine, world = training.engine, training.engine.world
+
+    def start(number: int) -> None:
+        engine.start_micro_batch(key_of("dropout", training.seed, step, world.rank, number))
+
+    if micro_batches[0].kind == "dual_encoding":
+        return accumulate_contrast(engine, micro_batches, start), engine.step(learning_rate)
     num_targets = torch.tensor(float(sum(batch.num_targets for batch in micro_batches)))
     num_targets = world.sum(num_targets.to(world.device)).clamp_(min=1.0)
     total = torch.zeros((), device=world.device)
     for number, batch in enumerate(micro_batches):
-        engine.start_micro_batch(key_of("dropout", training.seed, step, world.rank, number))
+        start(number)
         loss = engine.forward(batch.to(world.device)) / num_targets
         engine.backward(loss * world.size, is_last=number == len(micro_batches) - 1)
         total += loss.detach().float()

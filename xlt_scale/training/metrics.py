@@ -2,9 +2,10 @@
 
 import contextlib
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,33 @@ def _duration(seconds: float) -> str:
 
 
 Announce = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def notes_announced(announce: Announce) -> Iterator[None]:
+    """Let what the modules below note (rows left out, a slower path taken) be announced, each note once."""
+    logger, handler = logging.getLogger("xlt_scale"), _Announcing(announce)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Announcing(logging.Handler):
+    def __init__(self, announce: Announce) -> None:
+        super().__init__(logging.INFO)
+        self._announce = announce
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._said:
+            self._said.add(message)
+            self._announce(message)
 
 
 def announcer(is_main: bool, options: LoggingOptions) -> Announce:

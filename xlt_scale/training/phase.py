@@ -89,7 +89,8 @@ def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseK
         Training(
             engine=engine,
             phase=phase,
-            tasks=job.tasks,
+            streams=job.streams,
+            weights=job.weights,
             num_steps=job.num_steps,
             seed=key_of("training", job.seed),
             token_budget=setup.options.engine.max_tokens_per_micro_batch,
@@ -116,7 +117,7 @@ def _write_phase_file(job: PhaseJob, result: Path) -> None:
         "seed": job.seed,
         "keep_every": job.setup.options.checkpoints.keep_every,
     }
-    job.setup.world.share(lambda: write_json(job.folder / PHASE_FILE, facts))
+    job.setup.world.share(lambda: write_json(job.folder / PHASE_FILE, facts | {"data": job.origins()}))
 
 
 def _tidy(job: PhaseJob) -> None:

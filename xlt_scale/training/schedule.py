@@ -10,7 +10,7 @@ def learning_rate_at(step: int, num_steps: int, phase: PhaseOptions) -> float:
 
     The first step already learns, and 'linear' and 'cosine' reach 0 just after the last one.
     """
-    warmup_steps = round(phase.warmup * num_steps)
+    warmup_steps = min(phase.warmup_steps, num_steps) or round(phase.warmup * num_steps)
     if step < warmup_steps:
         return phase.learning_rate * (step + 1) / (warmup_steps + 1)
     progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)

@@ -1,60 +1,127 @@
 """Scores of a phase on its targets, and the evaluator that scores it on the dev set while it trains."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from xlt_scale.engines.interface import Engine
-from xlt_scale.evaluation.score import SCORER_VERSIONS, Evaluator
+from xlt_scale.evaluation.answers import DecodingOptions
+from xlt_scale.evaluation.benchmarks import BENCHMARKS, summarise_benchmark
+from xlt_scale.evaluation.retrieval import Layers
+from xlt_scale.evaluation.score import Evaluator
+from xlt_scale.evaluation.scorers import SCORERS
 from xlt_scale.training.environment import write_json
 from xlt_scale.training.job import PhaseJob
+from xlt_scale.training.scored import left_to_score, remove_outdated, with_scores
 from xlt_scale.training.setup import read_json
 
 
 def evaluator(job: PhaseJob, engine: Engine) -> Evaluator:
     """The evaluator of a phase's model. Without gradients a forward pass has room for twice the tokens."""
-    setup = job.setup
+    setup, phase = job.setup, job.phase
+    num_layers = setup.plan.num_layers
     return Evaluator(
         engine=engine,
-        preparer=setup.preparer,
+        preparer=setup.preparer_of(phase),
         token_budget=2 * setup.options.engine.max_tokens_per_micro_batch,
         padded=not setup.plan.unpadded,
-        retrieval_layer=_retrieval_layer(job),
+        layers=Layers(
+            chosen=_retrieval_layer(job),
+            all=range(num_layers + 1) if phase.retrieval_layers == "all" else (),
+            hidden_size=setup.plan.hidden_size,
+        ),
+        max_examples=phase.evaluate_examples,
+        decoding=DecodingOptions(phase.no_answer_threshold, phase.max_answer_tokens),
     )
 
 
 def is_scored(job: PhaseJob) -> bool:
-    """Whether the scores of an earlier start are there and answer the same request."""
-    return not job.phase.evaluate or read_json(job.folder / "scores.json").get("request") == _request(job)
+    """Whether earlier starts have scored everything that is asked for, in the way that is asked for; collective."""
+    return not job.phase.evaluate or not left_to_score(_scores_so_far(job), _request(job))
 
 
 def score(job: PhaseJob, engine: Engine) -> None:
-    """Score the phase's tasks in all their languages; rank 0 writes scores and predictions. Collective."""
+    """Score the phase's tasks in all their languages, but for what earlier starts have scored (scored.py); rank 0 writes
+    scores and predictions. Collective.
+    """
     if not job.phase.evaluate:
         return
-    setup, request = job.setup, _request(job)
+    setup, request, table = job.setup, _request(job), _scores_so_far(job)
     evaluation = evaluator(job, engine)
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    for task, wanted in request["tasks"].items():
-        spec, split, languages = setup.catalogue[task], wanted["split"], wanted["languages"]
+    for task, languages in left_to_score(table, request).items():
+        spec, split = setup.catalogue[task], request[task]["split"]
         setup.announce(f"phase {job.phase.name}: scoring {task} ({split}) in {', '.join(languages)}")
-        folder = job.folder / "predictions"
-        scores[task] = {language: evaluation.score(spec, split, language, folder) for language in languages}
-    table = {"scores": scores, "request": request, "phase": job.phase.name}
-    setup.world.share(lambda: write_json(job.folder / "scores.json", table))
+        setup.world.share(partial(remove_outdated, job.folder, table, task, request[task]))
+        found = evaluation.score(spec, split, languages, job.folder)
+        table = _table(job, with_scores(table, task, request[task], found))
+        # After each task: a start that is interrupted has not worked in vain.
+        setup.world.share(partial(write_json, job.folder / "scores.json", table))
+
+
+def _scores_so_far(job: PhaseJob) -> dict[str, Any]:
+    return job.setup.world.share(lambda: read_json(job.folder / "scores.json"))
+
+
+def _table(job: PhaseJob, found: Mapping[str, Any]) -> dict[str, Any]:
+    scores, tasks, catalogue = found["scores"], found["tasks"], job.setup.catalogue
+    headlines = {task: SCORERS[catalogue[task].metric].headline for task in tasks if task in catalogue}
+    return {
+        "scores": scores,
+        "benchmarks": _benchmarks(scores),
+        "request": {"tasks": tasks, "headlines": headlines},
+        "phase": job.phase.name,
+    }
+
+
+def _benchmarks(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
+    """Totals of the benchmarks that any of the tasks belongs to, null while tasks or languages are missing."""
+    scored = {task: {code: values for code, values in found.items() if values} for task, found in scores.items()}
+    totals = {}
+    for name, benchmark in BENCHMARKS.items():
+        if benchmark.tasks.keys() & scored.keys():
+            summary = summarise_benchmark(benchmark, scored)
+            totals[name] = {
+                "total": summary.total,
+                "total_without_english": summary.total_without_source,
+                "cross_lingual_gap": summary.gap,
+                "groups": summary.groups,
+                "missing": list(summary.missing),
+            }
+    return totals
 
 
 def _retrieval_layer(job: PhaseJob) -> int:
     return round(job.phase.retrieval_depth * job.setup.plan.num_layers)
 
 
-def _request(job: PhaseJob) -> dict[str, Any]:
-    """What is scored and how, as it stands in scores.json."""
-    plan = job.setup.scoring(job.phase, [head.name for head in job.heads])
-    return {
-        "tasks": {task: {"split": split, "languages": languages} for task, (split, languages) in plan.items()},
-        "scorers": {task: SCORER_VERSIONS[job.setup.catalogue[task].kind] for task in plan},
-        "retrieval_layer": _retrieval_layer(job),
+def _request(job: PhaseJob) -> dict[str, dict[str, Any]]:
+    """What is scored and how, by task, as it stands in scores.json."""
+    plan = job.setup.scoring(job.phase, job.heads)
+    return {task: _request_of(job, task, split, languages) for task, (split, languages) in plan.items()}
+
+
+def _request_of(job: PhaseJob, task: str, split: str, languages: list[str]) -> dict[str, Any]:
+    """What is scored of a task, and everything beside the weights that decides its scores."""
+    setup, phase, spec = job.setup, job.phase, job.setup.catalogue[task]
+    root = setup.preparer.source.roots.get(spec.generator)
+    request: dict[str, Any] = {
+        "split": split,
+        "languages": languages,
+        "max_examples": phase.evaluate_examples,
+        "max_length": setup.preparer_of(phase).length_of(spec),
+        "labels": spec.labels,
+        "scorer": SCORERS[spec.metric].version,
         # A phase without training has no data in its name; and scores are of the data, not of the weights alone.
-        "data": {generator: str(root) for generator, root in job.setup.preparer.source.roots.items()},
-        "data_source": job.setup.options.data.source,
-        "tokenizer": job.setup.options.model.tokenizer,
+        "data": None if root is None else str(root),
+        "data_source": setup.options.data.source,
+        "tokenizer": setup.options.model.tokenizer,
     }
+    if spec.kind in ("retrieval", "bitext_mining"):
+        request |= {
+            "layer": _retrieval_layer(job),
+            "layers": phase.retrieval_layers,
+            "pooling": "mean over all tokens, special ones included",
+        }
+    if spec.kind == "span":
+        request |= {"no_answer_threshold": phase.no_answer_threshold, "max_answer_tokens": phase.max_answer_tokens}
+    return request

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ from xlt_scale.data.prepare import DataPreparer, cache_folder, data_source, micr
 from xlt_scale.engines.build import resolve_precision
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
-from xlt_scale.evaluation.score import plan_scoring
+from xlt_scale.evaluation.scoring_plan import plan_scoring
 from xlt_scale.modeling.encoder import EncoderPlan, plan_encoder
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.pretrained import content_of_weight_files
 from xlt_scale.modeling.tokenizer import load_tokenizer, trained_tokenizer
 from xlt_scale.tasks.catalogue import find_task, load_catalogue
-from xlt_scale.tasks.examples import DataSource, available_languages, load_examples
+from xlt_scale.tasks.examples import TextExamples
+from xlt_scale.tasks.loading import DataSource, available_languages, load_examples, with_labels
 from xlt_scale.tasks.spec import Split, TaskSpec
 from xlt_scale.training.environment import describe_environment, write_json
 from xlt_scale.training.lineage import PHASE_FILE, training_checkpoint
@@ -50,20 +51,37 @@ class RunSetup:
         return next((list(spec.labels) for spec in self.catalogue.values() if spec.head == head and spec.labels), [])
 
     def heads(self, phase: PhaseOptions) -> list[HeadSpec]:
-        """The heads that a phase trains, each once."""
+        """The heads that a phase trains, each once; of a phase that only scores, those of its parent."""
+        if not phase.trains:
+            return self._heads_of_parent(phase)
         heads: dict[str, HeadSpec] = {}
         for task in phase.tasks:
             spec = self.catalogue[task]
-            known = heads.get(spec.head)
-            if known is not None and known.num_labels != len(spec.labels):
+            pooling = self.plan.classification_token if phase.pooling == "first" else phase.pooling
+            wanted = HeadSpec(spec.head, spec.kind, spec.num_classes, pooling)
+            if heads.setdefault(spec.head, wanted) != wanted:
                 raise UserError(f"phase {phase.name!r}: its tasks share the head {spec.head!r} but not the labels")
-            heads[spec.head] = HeadSpec(spec.head, spec.kind, len(spec.labels), phase.pooling)
         return list(heads.values())
+
+    def _heads_of_parent(self, phase: PhaseOptions) -> list[HeadSpec]:
+        for other in self.options.phases:
+            if phase.parent == other.name:
+                return self.heads(other)
+        if not phase.parent:
+            return []
+        checkpoint, _ = find_finished(Path(phase.parent), phase.name)
+        known = [field.name for field in fields(HeadSpec)]
+        found = read_json(checkpoint / MANIFEST).get("facts", {}).get("heads", [])
+        return [HeadSpec(**{name: head[name] for name in known if name in head}) for head in found]
+
+    def preparer_of(self, phase: PhaseOptions) -> DataPreparer:
+        """What loads and tokenises a phase's data."""
+        return replace(self.preparer, length=phase.max_length)
 
     def phase_folder(self, name: str) -> Path:
         return self.folder / "phases" / name
 
-    def scoring(self, phase: PhaseOptions, heads: Sequence[str]) -> dict[str, tuple[Split, list[str]]]:
+    def scoring(self, phase: PhaseOptions, heads: Sequence[HeadSpec]) -> dict[str, tuple[Split, list[str]]]:
         """The split and languages of each task that the phase is scored on (`plan_scoring`)."""
         specs = [self.catalogue[name] for name in phase.evaluate]
         return plan_scoring(specs, phase, heads, self.preparer.source)
@@ -82,7 +100,7 @@ def check_before_launch(options: RunOptions) -> dict[str, TaskSpec]:
         for task in [*phase.tasks, *phase.evaluate]:
             find_task(catalogue, task)
         for task in phase.tasks:
-            if catalogue[task].kind == "retrieval":
+            if not catalogue[task].is_trainable:
                 raise UserError(f"phase {phase.name!r}: task {task!r} is scored, not trained; move it to evaluate")
     return catalogue
 
@@ -99,6 +117,8 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
     names = {task for phase in options.phases for task in [*phase.tasks, *phase.evaluate]}
     uses_micro = options.model.tokenizer == "micro" or any(catalogue[name].generator == "micro" for name in names)
     source = data_source(options.data, uses_micro)
+    # Some tags are only known from the data (CCG supertags).
+    catalogue = catalogue | {name: with_labels(catalogue[name], source) for name in names}
     plan = plan_encoder(options.model)
     tokenizer = load_tokenizer(*_tokenizer_name(options, catalogue, source))
     if len(tokenizer) > plan.config.vocab_size:
@@ -113,7 +133,12 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
         catalogue=catalogue,
         plan=plan,
         preparer=DataPreparer(
-            source, tokenizer, options.model.max_length, plan.has_token_types, cache_folder(options.data)
+            source,
+            tokenizer,
+            options.model.max_length,
+            plan.has_token_types,
+            cache_folder(options.data),
+            max_positions=plan.num_positions,
         ),
         precision=resolve_precision(options.engine.precision, world.device),
         announce=announcer(world.is_main, options.logging),
@@ -167,14 +192,11 @@ def _resumed_phase(options: RunOptions) -> str:
 
 
 def _check_phase(setup: RunSetup, phase: PhaseOptions) -> None:
-    heads = [head.name for head in setup.heads(phase)]
-    setup.scoring(phase, heads)
     if phase.parent and phase.parent not in [other.name for other in setup.options.phases]:
         find_finished(Path(phase.parent), phase.name)
+    setup.scoring(phase, setup.heads(phase))
     for name in phase.tasks:
         spec = setup.catalogue[name]
-        if spec.kind not in ("classification", "masked_language_modeling"):
-            raise UserError(f"phase {phase.name!r}: task {name!r} ({spec.kind}) cannot be trained by this release")
         if spec.kind == "masked_language_modeling" and setup.preparer.tokenizer.mask_token_id is None:
             raise UserError(f"phase {phase.name!r}: the tokenizer has no mask token, which task {name!r} needs")
     if phase.evaluate_every and selection_task(setup, phase) is None:
@@ -188,8 +210,9 @@ def selection_task(setup: RunSetup, phase: PhaseOptions) -> TaskSpec | None:
     """The task whose source-language dev set chooses between checkpoints: the first trained one that has such a set."""
     for name in phase.tasks:
         spec = setup.catalogue[name]
-        languages = available_languages(spec, "dev", setup.preparer.source) if spec.labels else []
-        if spec.source_language in languages:
+        if spec.kind == "masked_language_modeling":
+            continue
+        if spec.source_language in available_languages(spec, "dev", setup.preparer.source):
             return spec
     return None
 
@@ -235,8 +258,17 @@ def _tokenizer_name(options: RunOptions, catalogue: dict[str, TaskSpec], source:
         for task in phase.tasks:
             spec = catalogue[task]
             if spec.kind == "masked_language_modeling":
-                for language in phase.languages or available_languages(spec, "train", source):
-                    texts += load_examples(spec, "train", language, source).texts
+                wanted = phase.task_languages.get(task, phase.languages)
+                languages = wanted or available_languages(spec, "train", source)
+                if not languages:
+                    raise UserError(
+                        f"model.tokenizer = {name!r} learns from the files of task {task!r}, and there are none; "
+                        "set data.root or XLT_SCALE_DATA to the folder that holds them"
+                    )
+                for language in languages:
+                    found = load_examples(spec, "train", language, source)
+                    assert isinstance(found, TextExamples)
+                    texts += found.texts
     if not texts:
         raise UserError(
             f"model.tokenizer = {name!r} learns from raw text, but no phase trains masked language modelling"

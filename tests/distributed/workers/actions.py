@@ -6,7 +6,20 @@ Each action is an object with 'do' (a function below) and its arguments; the ans
 from typing import Any
 
 import numpy as np
-from small_run import FAMILIES, TASKS, digests, make_data, make_engine, make_plan, make_request, run_actions, run_loop
+from small_run import (
+    ALL_FORMATS,
+    ALL_HEADS,
+    FAMILIES,
+    HEADS,
+    TASKS,
+    digests,
+    make_data,
+    make_engine,
+    make_plan,
+    make_request,
+    run_actions,
+    run_loop,
+)
 
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
@@ -21,9 +34,13 @@ def train(
     steps: int = 20,
     lopsided: bool = False,
     family: str = "",
+    formats: bool = False,
 ) -> dict[str, Any]:
-    """Losses, gradient norms and weights of a run."""
-    request = make_request(world, engine, phase, make_plan(FAMILIES[family]) if family else None)
+    """Losses, gradient norms and weights of a run; with `formats`, of a mixture of all task formats."""
+    plan = make_plan(FAMILIES[family]) if family else None
+    if formats:
+        phase = {**(phase or {}), **ALL_FORMATS}
+    request = make_request(world, engine, phase, plan, ALL_HEADS if formats else HEADS)
     built = make_engine(request)
     initial = digests(built, request)
     rows = run_loop(built, request, steps, lopsided)
@@ -68,6 +85,19 @@ def classes(world: World, engine: dict[str, Any], budget: int) -> list[int]:
     return [int(number) for number in found]
 
 
+def predictions(world: World, engine: dict[str, Any], budget: int) -> dict[str, Any]:
+    """What is predicted for every example of every format that has a head."""
+    request = make_request(world, engine, ALL_FORMATS, None, ALL_HEADS)
+    built = make_engine(request)
+    found = {
+        name: predict(built, spec, make_data(name), budget, padded=False).tolist()
+        for name, spec in TASKS.items()
+        if name != "text"
+    }
+    built.destroy()
+    return found
+
+
 def build_refused(world: World, engine: dict[str, Any]) -> str:
     """The error that an engine's options get."""
     try:
@@ -78,10 +108,10 @@ def build_refused(world: World, engine: dict[str, Any]) -> str:
 
 
 def _embeddings(engine: Any) -> np.ndarray:
-    return predict(engine, TASKS["pairs"], make_data("pairs"), 64, padded=False, mode="embedding", layer=1)
+    return predict(engine, TASKS["pairs"], make_data("pairs"), 64, padded=False, mode="embedding", layers=[1])[:, 0]
 
 
-ACTIONS = {function.__name__: function for function in (train, load_after_prediction, classes, build_refused)}
+ACTIONS = {function.__name__: function for function in (train, load_after_prediction, classes, predictions, build_refused)}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import describe_parameters
 from xlt_scale.modeling.weights import FreshWeights
 from xlt_scale.tasks.spec import TaskSpec
-from xlt_scale.training.loop import ModelCost, Progress, TaskTraining, Training, train
+from xlt_scale.training.loop import ModelCost, Progress, Stream, Training, train
 
 VOCABULARY = 120
 NUM_LABELS = 3
@@ -46,7 +46,16 @@ HEADS = (HeadSpec("mlm", "masked_language_modeling"), HeadSpec("pairs", "classif
 TASKS = {
     "text": TaskSpec(name="text", kind="masked_language_modeling"),
     "pairs": TaskSpec(name="pairs", kind="classification", labels=["a", "b", "c"]),
+    "numbers": TaskSpec(name="numbers", kind="regression"),
+    "choices": TaskSpec(name="choices", kind="multiple_choice"),
+    "spans": TaskSpec(name="spans", kind="span"),
+    "tags": TaskSpec(name="tags", kind="tagging", labels=["x", "y", "z"]),
+    "rankings": TaskSpec(name="rankings", kind="dual_encoding"),
 }
+ALL_HEADS = tuple(
+    HeadSpec("mlm" if name == "text" else name, spec.kind, spec.num_classes) for name, spec in TASKS.items()
+)
+ALL_FORMATS = {"mixture": dict.fromkeys(TASKS, 1.0)}
 PHASE: dict[str, Any] = {
     "name": "small",
     "mixture": {"text": 1.0, "pairs": 1.0},
@@ -83,14 +92,35 @@ def make_plan(architecture: dict[str, Any], dropout: float = 0.0) -> EncoderPlan
 
 def make_data(task: str) -> TokenizedData:
     """Random sentences, many short and few long, with random labels: hard enough to learn that gradients stay large."""
+    kind = TASKS[task].kind
     random = np.random.default_rng(len(task))
     lengths = np.clip(random.gamma(2.0, 8.0, size=60).astype(np.int64), 4, 60)
-    return TokenizedData.from_arrays(
-        random.integers(4, VOCABULARY, lengths.sum()).astype(np.int32),
-        None,
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        random.integers(0, NUM_LABELS, len(lengths)) if TASKS[task].labels else None,
-    )
+    tokens = random.integers(4, VOCABULARY, lengths.sum()).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    count = len(lengths)
+    labels: np.ndarray | None = None
+    arrays: dict[str, np.ndarray] = {}
+    if kind == "classification":
+        labels = random.integers(0, NUM_LABELS, count)
+    elif kind == "regression":
+        labels = random.standard_normal(count).astype(np.float32)
+    elif kind == "multiple_choice":
+        sizes = np.tile([2, 4, 3, 3], 5)  # 60 sequences, of 20 questions with different numbers of choices
+        labels = random.integers(0, sizes)
+        arrays["groups"] = np.concatenate([[0], np.cumsum(sizes)])
+    elif kind == "span":
+        labels = np.sort(random.integers(0, lengths[:, None], (count, 2)), axis=1)
+        arrays["owners"] = np.arange(count)
+        arrays["char_offsets"] = np.zeros((len(tokens), 2), dtype=np.int32)
+    elif kind == "tagging":
+        is_first = np.arange(len(tokens)) % 3 == 0
+        is_first[offsets[:-1]] = True
+        arrays["token_labels"] = np.where(is_first, random.integers(0, 3, len(tokens)), -100).astype(np.int16)
+        arrays["owners"] = np.arange(count)
+    elif kind == "dual_encoding":
+        labels = random.integers(0, 20, count // 2)  # some pairs share their candidate's number
+        arrays["groups"] = np.arange(0, count + 1, 2)
+    return TokenizedData.from_arrays(tokens, None, offsets, labels, **arrays)
 
 
 class _Tokenizer:
@@ -116,14 +146,15 @@ class LopsidedPlan(BatchPlan):
         return StepPlan([examples[place] for place in places], [epochs[place] for place in places])
 
 
-def make_tasks(phase: PhaseOptions, plan_class: Callable[..., BatchPlan] = BatchPlan) -> dict[str, TaskTraining]:
-    tasks = {}
+def make_streams(phase: PhaseOptions, plan_class: Callable[..., BatchPlan] = BatchPlan) -> dict[str, Stream]:
+    streams = {}
     for name in phase.tasks:
         data = make_data(name)
         plan = plan_class(data.lengths, phase.batch_size, key=(1, name))
-        masking = None if TASKS[name].labels else Masking.for_tokenizer(_Tokenizer(), share=0.3, key=5)
-        tasks[name] = TaskTraining(TASKS[name], data, plan, masking)
-    return tasks
+        is_masked = TASKS[name].kind == "masked_language_modeling"
+        masking = Masking.for_tokenizer(_Tokenizer(), share=0.3, key=5) if is_masked else None
+        streams[name] = Stream(TASKS[name], data, plan, masking)
+    return streams
 
 
 def make_request(
@@ -162,7 +193,8 @@ def run_loop(
         Training(
             engine=engine,
             phase=request.phase,
-            tasks=make_tasks(request.phase, LopsidedPlan if lopsided else BatchPlan),
+            streams=make_streams(request.phase, LopsidedPlan if lopsided else BatchPlan),
+            weights=dict(request.phase.mixture),  # type: ignore[arg-type]
             num_steps=num_steps,
             seed=SEED,
             token_budget=request.options.max_tokens_per_micro_batch,
@@ -223,14 +255,14 @@ def plain_losses(num_steps: int) -> list[float]:
     others = [parameter for parameter in model.parameters() if parameter.dim() == 1]
     groups = [{"params": matrices, "weight_decay": phase.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon)
-    tasks = make_tasks(phase)
-    mixture = MixturePlan(phase.mixture, num_steps, key=(SEED, *sorted(tasks)))
+    streams = make_streams(phase)
+    mixture = MixturePlan(dict(phase.mixture), num_steps, key=(SEED, *sorted(streams)))  # type: ignore[arg-type]
     losses = []
     for step in range(num_steps):
         name, step_of_task = mixture.at(step)
-        task = tasks[name]
-        examples = task.plan.examples(step_of_task)
-        batch = assemble(task.spec, task.data, examples, task.masking, task.plan.epochs(step_of_task))
+        stream = streams[name]
+        examples = stream.plan.examples(step_of_task)
+        batch = assemble(stream.spec, stream.data, examples, stream.masking, stream.plan.epochs(step_of_task))
         loss = model(batch) / batch.num_targets
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), phase.gradient_clipping)
