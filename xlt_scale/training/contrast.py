@@ -51,7 +51,7 @@ def _loss_and_gradients(everyones: Sequence[Sequence[tuple[Tensor, Tensor]]], ra
             an output take turns: a query, its candidate.
     """
     parts = [part for parts in everyones for part in parts]
-    leaves = [output.float().requires_grad_() for output, _ in parts]
+    leaves = [output.detach().float().requires_grad_() for output, _ in parts]
     rows, candidates = torch.cat(leaves), torch.cat([labels for _, labels in parts])
     vectors, scale = rows[:, :-1], rows[:, -1].mean()
     scores = scale * vectors[0::2] @ vectors[1::2].T
