@@ -55,18 +55,20 @@ def apply_preset(phase: Fields, place: str) -> None:
     Raises:
         UserError: no such preset, or it says nothing about the phase's task.
     """
-    name = phase.get("preset", "")
-    if not name:
-        return
+    name, task = phase.get("preset", ""), phase.get("task", "")
+    if not name or not isinstance(name, str) or not isinstance(task, str):
+        return  # values of another type are refused with all others
     if name not in PRESETS:
-        raise UserError(f"{place}: preset {name!r} is unknown; {nearest(str(name), PRESETS)}")
+        raise UserError(f"{place}: preset {name!r} is unknown; {nearest(name, PRESETS)}")
     common, by_task = PRESETS[name]
-    task = str(phase.get("task", ""))
     if task not in by_task:
         what = f"task {task!r}" if task else "a phase without `task`"
-        raise UserError(f"{place}: preset {name!r} says nothing about {what}; {nearest(task, by_task)}")
+        known = ", ".join(sorted(by_task))
+        raise UserError(f"{place}: preset {name!r} says nothing about {what}, but of {known}; remove it")
     prescribed = common | by_task[task]
-    if "steps" in phase:
-        prescribed.pop("epochs")
+    # Two ways of saying one thing: what the phase says of either stands.
+    for said, instead in (("steps", "epochs"), ("warmup", "warmup_steps")):
+        if said in phase:
+            prescribed.pop(instead, None)
     for key, value in prescribed.items():
         phase.setdefault(key, value)

@@ -96,6 +96,16 @@ def test_a_label_outside_the_declared_set(world: World, tmp_path: Path, cache: P
     assert message.startswith(f"{data}/snli/train.tsv, line 10: label 'maybe' is not one of entailment, neutral")
 
 
+def test_a_broken_row_of_what_is_scored_at_the_end_is_found_before_training(
+    world: World, tmp_path: Path, cache: Path, data: Path
+) -> None:
+    with open(data / "xnli" / "dev-en.tsv", "a") as file:
+        file.write("A man runs.\tHe moves.\tmaybe\n")
+    message = complaint(world, tmp_path, cache, f"data.root={data}")
+    assert message.startswith(f"{data}/xnli/dev-en.tsv, line 9: label 'maybe' is not one of")
+    assert not (tmp_path / "out" / "phases").exists()
+
+
 def test_no_files_and_no_hub(world: World, tmp_path: Path, cache: Path, data: Path) -> None:
     shutil.rmtree(data / "xnli")
     message = complaint(world, tmp_path, cache, f"data.root={data}", "data.source=files")

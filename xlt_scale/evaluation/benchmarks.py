@@ -8,6 +8,7 @@ marked, and go into no group and no total.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 from xlt_scale.evaluation.scorers import COUNTS, SCORERS
 from xlt_scale.tasks.languages import describe
@@ -225,6 +226,32 @@ def summarise_benchmark(benchmark: Benchmark, scores: Mapping[str, Mapping[str, 
         scripts=_means_over_tasks([task.scripts for task in tasks.values()]),
         missing=tuple(_missing(task) for task in tasks.values() if not task.is_complete),
     )
+
+
+def benchmark_totals(scores: Mapping[str, Mapping[str, Values]]) -> dict[str, dict[str, Any]]:
+    """For each benchmark that any of the tasks belongs to, its total and group means, None while something is missing,
+    and what is missing; as it stands in scores.json.
+
+    Args:
+        scores: task -> language -> metric -> number; languages without gold labels have no metric and count as missing.
+    """
+    totals = {}
+    for name, benchmark in BENCHMARKS.items():
+        own = {task: SCORERS[spec.metric].headline for task, spec in benchmark.tasks.items() if task in scores}
+        scored = {
+            task: {code: values for code, values in scores[task].items() if headline in values}
+            for task, headline in own.items()
+        }
+        if scored:
+            summary = summarise_benchmark(benchmark, scored)
+            totals[name] = {
+                "total": summary.total,
+                "total_without_english": summary.total_without_source,
+                "cross_lingual_gap": summary.gap,
+                "groups": summary.groups,
+                "missing": list(summary.missing),
+            }
+    return totals
 
 
 def _missing(task: TaskSummary) -> str:

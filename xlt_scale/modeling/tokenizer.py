@@ -21,12 +21,19 @@ def load_tokenizer(name: str, revision: str = "") -> Any:
         UserError: it cannot be found or read.
     """
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision or None)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or None)
     except Exception as error:  # the library raises many kinds for "not there" and "no network"
         raise UserError(
             f"model.tokenizer = {name!r} cannot be loaded: {reason(error)}; "
             "give a folder with tokenizer.json, or a hub name on a machine with a network"
         ) from None
+    # Of a model's folder without a tokenizer the library makes one that knows no word.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(
+            f"model.tokenizer = {name!r} has special tokens alone: its files are missing; put tokenizer.json there, or "
+            "set model.tokenizer to a folder that has it"
+        )
+    return tokenizer
 
 
 def trained_tokenizer(texts: Iterable[str], vocab_size: int, cache: Path) -> Path:

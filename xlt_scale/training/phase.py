@@ -80,7 +80,10 @@ def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter, start: S
 
 def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseKeeper, progress: Progress) -> Progress:
     setup, phase = job.setup, job.phase
-    what = " + ".join(phase.tasks)
+    shares = dict.fromkeys(phase.tasks, 0.0)
+    for name, share in job.weights.items():
+        shares[job.streams[name].spec.name] += share
+    what = ", ".join(f"{task} ({share:.1%} of the steps)" if share < 0.9995 else task for task, share in shares.items())
     setup.announce(f"phase {phase.name}: {what}, {job.num_steps} steps of {phase.batch_size} examples, {job.hash}")
     num_non_embedding_parameters = sum(
         spec.numel for name, spec in job.parameters.items() if name.startswith("encoder.") and not spec.is_embedding
@@ -114,6 +117,7 @@ def _write_phase_file(job: PhaseJob, result: Path) -> None:
         "checkpoint": os.path.relpath(result, job.folder),
         "num_steps": job.num_steps,
         "parent": job.parent.origin,
+        "shares": job.weights,
         "seed": job.seed,
         "keep_every": job.setup.options.checkpoints.keep_every,
     }

@@ -1,17 +1,17 @@
 """A run from its options to its table: the phases one after another."""
 
 from functools import cache
-from pathlib import Path
 
 from rich.console import Console
 
 from xlt_scale.config import RunOptions
 from xlt_scale.engines.repeatable import use_repeatable_kernels
 from xlt_scale.engines.world import join_world
-from xlt_scale.training.environment import write_json
+from xlt_scale.training.data_check import check_data
 from xlt_scale.training.metrics import MetricsWriter, announcer, notes_announced
 from xlt_scale.training.phase import run_phase
-from xlt_scale.training.setup import RunSetup, check_before_launch, read_json, record_start, set_up
+from xlt_scale.training.publishing import publish_scores
+from xlt_scale.training.setup import RunSetup, check_before_launch, record_start, set_up
 from xlt_scale.training.tables import score_tables
 
 
@@ -41,29 +41,18 @@ def _carry_out(setup: RunSetup) -> None:
     where = f"{world.size} x {world.device.type}, {setup.precision}, {path} attention"
     setup.announce(f"{options.engine.name} on {where} -> {setup.folder}")
     metrics = MetricsWriter(setup.folder, options.logging, world.is_main)
-    record = cache(lambda: record_start(setup))
-    worked = [run_phase(setup, phase, metrics, record) for phase in options.phases]
+    begin = cache(lambda: _begin(setup))
+    worked = [run_phase(setup, phase, metrics, begin) for phase in options.phases]
     metrics.close()
     if not any(worked):
         setup.announce(f"{setup.folder}: this run was finished before; --resume never starts it anew")
-    world.share(lambda: _publish_last_scores(setup))
+    world.share(lambda: publish_scores(setup.folder, options))
     if world.is_main:
         Console().print(*score_tables(setup.folder, options), sep="\n")
     world.barrier()
 
 
-def _publish_last_scores(setup: RunSetup) -> None:
-    """The run's own scores and predictions are those of the last phase that was scored."""
-    scored = [phase.name for phase in setup.options.phases if phase.evaluate]
-    if not scored:
-        return
-    folder = setup.phase_folder(scored[-1])
-    scores = read_json(folder / "scores.json")
-    if read_json(setup.folder / "scores.json") != scores:
-        write_json(setup.folder / "scores.json", scores)
-    for name in ("predictions", "labels"):
-        link = setup.folder / name
-        if link.is_symlink():
-            link.unlink()
-        if not link.exists():
-            link.symlink_to(Path("phases") / scored[-1] / name)
+def _begin(setup: RunSetup) -> None:
+    """Before the first phase that has anything to do."""
+    check_data(setup)
+    record_start(setup)

@@ -16,7 +16,9 @@ Scores = Mapping[str, Mapping[str, float]]
 
 
 def score_tables(folder: Path, options: RunOptions) -> list[Table]:
-    """A table per scored task: languages by family, one column per phase, and the gain over a phase's baseline."""
+    """A table per scored task: languages by family, one column per phase, and the gain over a phase's baseline. Behind
+    them the benchmarks' totals, by phase and for the run, which takes each task from the last phase scored on it.
+    """
     files = {
         phase.name: read_json(folder / "phases" / phase.name / "scores.json")
         for phase in options.phases
@@ -30,7 +32,10 @@ def score_tables(folder: Path, options: RunOptions) -> list[Table]:
         by_phase = {phase: _with_metric(found[task], metric) for phase, found in scores.items() if task in found}
         if any(by_phase.values()):
             tables.append(_task_table(task, metric, by_phase, baselines))
-    return tables + _benchmark_tables({phase: found.get("benchmarks", {}) for phase, found in files.items()})
+    totals = {phase: found.get("benchmarks", {}) for phase, found in files.items()}
+    if len(totals) > 1:
+        totals["the run"] = read_json(folder / "scores.json").get("benchmarks", {})
+    return tables + _benchmark_tables(totals)
 
 
 def _benchmark_tables(by_phase: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Table]:
@@ -38,10 +43,13 @@ def _benchmark_tables(by_phase: Mapping[str, Mapping[str, Mapping[str, Any]]]) -
     tables = []
     for name in dict.fromkeys(name for found in by_phase.values() for name in found):
         found = {phase: totals[name] for phase, totals in by_phase.items() if name in totals}
+        found = {
+            phase: totals for phase, totals in found.items() if any(v is not None for v in totals["groups"].values())
+        }
+        if not found:
+            continue
         groups = next(iter(found.values()))["groups"]
         rows = {group: [totals["groups"][group] for totals in found.values()] for group in groups}
-        if all(value is None for values in rows.values() for value in values):
-            continue
         rows["total (mean of tasks)"] = [totals["total"] for totals in found.values()]
         table = Table(title=f"{name} (- where a task or language is missing)", title_justify="left")
         table.add_column("group")
