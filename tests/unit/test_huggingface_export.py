@@ -63,7 +63,7 @@ def compare(family: str, head: HeadSpec, automatic_class: Any, tmp_path: Path, *
         theirs = load(automatic_class, tmp_path / "exported")(**inputs)
     places = ours._places(batch)
     scores = our_scores(ours, batch)
-    if head.kind == "classification":
+    if head.kind in ("classification", "regression"):
         return theirs.logits, scores
     if head.kind == "span":
         return torch.stack([theirs.start_logits, theirs.end_logits], -1)[places], scores
@@ -86,6 +86,14 @@ def test_a_classification_head_gives_the_same_logits(family: str, tmp_path: Path
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_a_masked_lm_head_gives_the_same_logits(family: str, tied: bool, tmp_path: Path) -> None:
     assert_same(compare(family, MLM, AutoModelForMaskedLM, tmp_path, tie_word_embeddings=tied))
+
+
+def test_a_regression_head_gives_the_same_numbers(tmp_path: Path) -> None:
+    theirs, ours = compare(
+        "xlm-roberta", HeadSpec("numbers", "regression", 1), AutoModelForSequenceClassification, tmp_path
+    )
+    assert_same((theirs, ours))
+    assert json.loads((tmp_path / "exported" / "config.json").read_text())["problem_type"] == "regression"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -71,6 +71,13 @@ def test_pairs_are_mined_by_the_threshold_of_the_other_set() -> None:
     assert found.facts["threshold"] > 0
 
 
+def test_a_sweep_gives_the_score_of_the_layer_that_is_best_on_the_other_set() -> None:
+    facts = mine_bitext(bitext("test"), bitext("dev"), LAYERS, Encoder()).facts
+    assert facts["dev_layer"] == facts["oracle_layer"] == 2
+    assert facts["f1_by_dev_layer"] == facts["f1@layer-2"] == 100.0
+    assert facts["f1@layer-1"] < 100.0
+
+
 def test_the_best_candidates_come_first() -> None:
     queries = np.eye(3, dtype=np.float32)
     found = rank(["a", "b", "c"], [["x"], ["y"], ["z"]], queries, ["z", "x", "y"], queries[[2, 0, 1]])

@@ -128,5 +128,7 @@ def describe_head(config: PretrainedConfig, head: HeadSpec | None, labels: Seque
     if labels:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: number for number, label in enumerate(labels)}
+    if head.kind == "regression":
+        config.problem_type = "regression"
     if head.kind == "classification":
         config.problem_type = "single_label_classification"

@@ -23,6 +23,7 @@ Form = Mapping[str, str]
 
 _AUTOMATIC_CLASSES = {
     "classification": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
     "masked_language_modeling": AutoModelForMaskedLM,
     "span": AutoModelForQuestionAnswering,
     "tagging": AutoModelForTokenClassification,
@@ -54,17 +55,22 @@ _FORMS: dict[str, dict[TaskKind, Form]] = {
 }
 
 
+# A number is what a classifier of one class computes.
+_LIKE: dict[TaskKind, TaskKind] = {"regression": "classification"}
+
+
 def form_of_head(kind: TaskKind, prefix: str) -> Form | None:
     """How a family expresses a kind of head; None where it does not, or not as ours.
 
     Args:
         prefix: the family's name for its encoder inside models with a head ('roberta').
     """
-    return _FORMS.get(prefix, {}).get(kind)
+    return _FORMS.get(prefix, {}).get(_LIKE.get(kind, kind))
 
 
 def all_forms(kind: TaskKind) -> list[Form]:
     """How any family expresses a kind of head."""
+    kind = _LIKE.get(kind, kind)
     return [forms[kind] for forms in _FORMS.values() if kind in forms]
 
 
@@ -98,7 +104,7 @@ def why_inexpressible(head: HeadSpec, config: PretrainedConfig) -> str:
     prefix = encoder_class(config).base_model_prefix
     if form_of_head(head.kind, prefix) is None or class_of_head(head.kind, config) is None:
         return f"{config.model_type} has no Hugging Face class that computes a {head.kind} head as ours"
-    if head.kind == "classification" and head.pooling != "first":
+    if head.kind in ("classification", "regression") and head.pooling != "first":
         return f"it pools by {head.pooling}, Hugging Face's {config.model_type} takes the first token"
     if head.kind == "masked_language_modeling" and prefix == "bert" and config.hidden_act != "gelu":
         return f"it uses gelu, Hugging Face's {config.model_type} head the configuration's {config.hidden_act}"
@@ -114,5 +120,5 @@ def kind_of_architecture(config: PretrainedConfig) -> TaskKind | None:
     for kind in kinds:
         found = class_of_head(kind, config)
         if found is not None and found.__name__ in names:
-            return kind
+            return "regression" if kind == "classification" and config.num_labels == 1 else kind
     return None
