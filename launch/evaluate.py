@@ -5,9 +5,8 @@
         --set phases.evaluate.retrieval_layers=all
     deepspeed launch/evaluate.py runs/large/phases/target xnli --languages sw ur --output runs/large-sw
 
-Any launcher will do, or none. A model that fits is copied to every process; else one process spreads it over its
-devices (accelerate), and several shard it (engine.scoring). Predictions and labels are kept in XTREME's layout, for
-`xlt-scale score`; started again, what is scored already stays.
+Any launcher will do, or none (docs/evaluation.md). Predictions and labels are kept in XTREME's layout, for `xlt-scale
+score`; started again, also with other tasks and languages, what is scored already stays.
 """
 
 import argparse
@@ -28,18 +27,24 @@ def main() -> None:
     )
     parser.add_argument("--split", default="auto", choices=("auto", "dev", "test"), help="default: test if labelled")
     parser.add_argument(
+        "--options", metavar="FILE", help="a run file whose [tasks], [data] and [engine] tables hold here too"
+    )
+    parser.add_argument(
         "--set", action="append", default=[], dest="settings", metavar="KEY=VALUE", help="any option of a run file"
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
+    from xlt_scale.config_files import read_toml
     from xlt_scale.training.run import run
     from xlt_scale.training.standalone import evaluation_run
 
     settings = [f"phases.evaluate.evaluate_split={arguments.split}"]
     if arguments.languages:
         settings.append(f"phases.evaluate.evaluate_languages={arguments.languages}")
-    run(evaluation_run(arguments.model, arguments.tasks, arguments.output, settings + arguments.settings))
+    settings += arguments.settings
+    tables = read_toml(Path(arguments.options)) if arguments.options else {}
+    run(evaluation_run(arguments.model, arguments.tasks, arguments.output, settings, tables))
 
 
 if __name__ == "__main__":

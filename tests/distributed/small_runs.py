@@ -65,7 +65,11 @@ class SmallRuns:
             actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
             actions[f"{name} formats padded"] = self._train(name, 4, formats=True, family="t5")
             for budget in (40, 5000):
-                actions[f"{name} predictions {budget}"] = {"do": "predictions", "engine": {"name": name}, "budget": budget}
+                actions[f"{name} predictions {budget}"] = {
+                    "do": "predictions",
+                    "engine": {"name": name},
+                    "budget": budget,
+                }
             actions[f"{name} checkpointing"] = self._train(name, SHORT, activation_checkpointing=True)
             actions[f"{name} bf16"] = self._train(name, LONG, precision="bf16")
             actions[f"{name} bf16 frozen"] = self._train(name, 3, precision="bf16", phase={"freeze_embeddings": True})

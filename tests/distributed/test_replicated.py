@@ -17,7 +17,7 @@ PLACEMENTS = {
     "copies": {"name": "zero3", "scoring": "replicated"},
     "auto": {"name": "fsdp2"},
 }
-FAMILIES = ("modernbert", "t5", "xlnet", "albert")
+FAMILIES = ("modernbert", "t5", "albert")
 
 
 def _actions(folder: Path, world_size: int) -> dict[str, Any]:

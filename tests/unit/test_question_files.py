@@ -90,6 +90,22 @@ def test_an_answer_with_white_space_that_the_passage_lacks_is_refused(write: Wri
     assert refusal(tmp_path, SQUAD).startswith(", question 'a': the answer 'grün ' is not in the passage; ")
 
 
+def test_answers_are_looked_for_where_the_declaration_says_so_and_counted(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = "grün ist das Haus, grün der Baum"
+    path = write("q", squad([question("a", start=16), question("b", start=0)], context))
+    with caplog.at_level("INFO", logger="xlt_scale"):
+        examples = load(tmp_path, SQUAD | {"find_answers": True})
+    assert examples.answers == [[("grün", 19)], [("grün", 0)]]
+    assert caplog.messages == [f"{path}: 1 answers stand elsewhere than the file says; the nearest place is taken"]
+
+
+def test_an_answer_that_is_nowhere_is_refused_even_then(write: Write, tmp_path: Path) -> None:
+    write("q", squad([question("a", "blau")]))
+    assert "the answer 'blau' is not in the passage" in refusal(tmp_path, SQUAD | {"find_answers": True})
+
+
 def test_a_copy_in_which_every_answer_is_blank_can_be_asked_but_has_no_labels(write: Write, tmp_path: Path) -> None:
     write("q", squad([question("a", "", 0), question("b", "", 0)]))
     examples = load(tmp_path, SQUAD)

@@ -16,10 +16,12 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
 def build_engine(request: EngineRequest) -> Engine:
     """The engine that the run names. Collective; imports DeepSpeed only when it is the one."""
     if request.only_scores:
-        from xlt_scale.engines.replicated import ReplicatedEngine, placement_of
+        from xlt_scale.engines.placement import placement_of
 
         placement = placement_of(request)
         if placement != "sharded":
+            from xlt_scale.engines.replicated import ReplicatedEngine
+
             return ReplicatedEngine(request, spread=placement == "spread")
     if request.options.name == "fsdp2":
         if request.options.deepspeed_config:

@@ -1,6 +1,7 @@
 """Answers to questions about passages: read in any published form, and checked against the passage."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -53,7 +54,8 @@ def checked_answers(selection: Selection, ids: Sequence[str], contexts: Sequence
     assert columns.answers is not None
     values = selection.values(_single(columns.answers))
     starts = None if columns.answer_start is None else selection.values(_single(columns.answer_start))
-    answers = []
+    answers: list[list[Answer]] = []
+    num_found = 0
     for number, (context, value) in enumerate(zip(contexts, values, strict=True)):
         try:
             found = _answers(context, value, None if starts is None else starts[number])
@@ -61,11 +63,24 @@ def checked_answers(selection: Selection, ids: Sequence[str], contexts: Sequence
             raise UserError(
                 f"{_place(selection, number, ids)}: answers are no {{text, answer_start}}, no list of them, and no text"
             ) from None
-        for text, begin in found:
-            if not text or begin < 0 or not context.startswith(text, begin):
+        for position, (text, begin) in enumerate(found):
+            if text and begin >= 0 and context.startswith(text, begin):
+                continue
+            if not columns.find_answers or not text or text not in context:
                 raise UserError(f"{_place(selection, number, ids)}: {_mend(context, text, begin)}")
+            found[position] = text, nearest_occurrence(text, begin, context)
+            num_found += 1
         answers.append(found)
+    if num_found:
+        source = selection.records.source
+        logger.info("%s: %d answers stand elsewhere than the file says; the nearest place is taken", source, num_found)
     return answers
+
+
+def nearest_occurrence(text: str, start: int, context: str) -> int:
+    """Where a text that occurs in a context begins nearest to a character."""
+    places = [match.start() for match in re.finditer(re.escape(text), context)]
+    return min(places, key=lambda place: abs(place - start))
 
 
 def _is_blank(value: Any) -> bool:

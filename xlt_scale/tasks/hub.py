@@ -1,5 +1,6 @@
 """Records of data sets on the Hugging Face hub."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ def _load(name: str, config: str, revision: str) -> Any:
 
 @lru_cache(maxsize=64)
 def resolved_revision(dataset: str, revision: str = "") -> str:
-    """The commit that a revision of a hub data set stands for now; '' where the hub cannot be asked, and for folders.
+    """The commit that a revision of a hub data set stands for now; '' where the hub cannot be asked, and for folders. A
+    commit stands for itself.
 
     Args:
         revision: commit, tag or branch; '' is the newest.
@@ -84,6 +86,8 @@ def resolved_revision(dataset: str, revision: str = "") -> str:
 
     if Path(dataset).exists():
         return ""
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
     try:
         return huggingface_hub.HfApi().dataset_info(dataset, revision=revision or None, timeout=10).sha or ""
     except Exception:  # no network, no such data set: loading says what is wrong

@@ -83,6 +83,11 @@ class Columns(Options):
     answer_start: Column | None = Field(
         None, description="span, where `answers` is a text: the character it begins at; default: where it first occurs"
     )
+    find_answers: bool = Field(
+        False,
+        description="span: an answer that is not at its character is looked for in the passage, the nearest place taken "
+        "and counted; else it is an error",
+    )
     candidate_id: Column | None = Field(None, description="ranking: what names the candidate; default: by its text")
     context: Column | None = Field(None, description="ranking: a second text that goes with the candidate")
     words: Column | None = Field(None, description="tagging: list of words; format 'words': number of the column")

@@ -74,5 +74,5 @@ def _read_records(spec: TaskSpec, path: Path, layout: FileLayout, language: str,
             records, columns = read_text(path), TEXT_COLUMNS
         case _:
             raise ValueError(f"format {layout.format!r} holds no examples")
-    rules = ("where", "where_prefix", "drop_where", "values")
+    rules = ("where", "where_prefix", "drop_where", "values", "find_answers")
     return records, columns.model_copy(update={name: getattr(layout, name) for name in rules})

@@ -41,8 +41,8 @@ def is_scored(job: PhaseJob) -> bool:
 
 
 def score(job: PhaseJob, engine: Engine) -> None:
-    """Score the phase's tasks in all their languages, but for what earlier starts have scored (scored.py); rank 0 writes
-    scores and predictions. Collective.
+    """Score the phase's tasks in all their languages, but for what earlier starts have scored; rank 0 writes scores and
+    predictions. Collective.
     """
     if not job.phase.evaluate:
         return
@@ -63,8 +63,8 @@ def _scores_so_far(job: PhaseJob) -> dict[str, Any]:
 
 
 def _table(job: PhaseJob, found: Mapping[str, Any]) -> dict[str, Any]:
-    scores, tasks, catalogue = found["scores"], found["tasks"], job.setup.catalogue
-    headlines = {task: SCORERS[catalogue[task].metric].headline for task in tasks if task in catalogue}
+    scores, tasks = found["scores"], found["tasks"]
+    headlines = {task: request["headline"] for task, request in tasks.items()}
     return {
         "scores": scores,
         "benchmarks": _benchmarks(scores),
@@ -75,10 +75,15 @@ def _table(job: PhaseJob, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _benchmarks(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
     """Totals of the benchmarks that any of the tasks belongs to, null while tasks or languages are missing."""
-    scored = {task: {code: values for code, values in found.items() if values} for task, found in scores.items()}
     totals = {}
     for name, benchmark in BENCHMARKS.items():
-        if benchmark.tasks.keys() & scored.keys():
+        own = {task: SCORERS[spec.metric].headline for task, spec in benchmark.tasks.items() if task in scores}
+        # Data without gold labels have numbers of items, and no score.
+        scored = {
+            task: {code: values for code, values in scores[task].items() if headline in values}
+            for task, headline in own.items()
+        }
+        if scored:
             summary = summarise_benchmark(benchmark, scored)
             totals[name] = {
                 "total": summary.total,
@@ -111,6 +116,7 @@ def _request_of(job: PhaseJob, task: str, split: str, languages: list[str]) -> d
         "max_length": setup.preparer_of(phase).length_of(spec),
         "labels": spec.labels,
         "scorer": SCORERS[spec.metric].version,
+        "headline": SCORERS[spec.metric].headline,
         # A phase without training has no data in its name; and scores are of the data, not of the weights alone.
         "data": None if root is None else str(root),
         "data_source": setup.options.data.source,

@@ -111,7 +111,9 @@ def _embeddings(engine: Any) -> np.ndarray:
     return predict(engine, TASKS["pairs"], make_data("pairs"), 64, padded=False, mode="embedding", layers=[1])[:, 0]
 
 
-ACTIONS = {function.__name__: function for function in (train, load_after_prediction, classes, predictions, build_refused)}
+ACTIONS = {
+    function.__name__: function for function in (train, load_after_prediction, classes, predictions, build_refused)
+}
 
 
 if __name__ == "__main__":
