@@ -85,7 +85,7 @@ class Columns(Options):
     )
     find_answers: bool = Field(
         False,
-        description="span: an answer that is not at its character is looked for in the passage, the nearest place taken "
+        description="span: look in the passage for an answer that is not at its character; the nearest place is taken "
         "and counted; else it is an error",
     )
     candidate_id: Column | None = Field(None, description="ranking: what names the candidate; default: by its text")
