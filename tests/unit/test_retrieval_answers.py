@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from xlt_scale.errors import UserError
 from xlt_scale.evaluation.retrieval import Layers, mine_bitext, rank, retrieve
 from xlt_scale.tasks.examples import BitextExamples, TextExamples
 
@@ -76,6 +77,27 @@ def test_a_sweep_gives_the_score_of_the_layer_that_is_best_on_the_other_set() ->
     assert facts["dev_layer"] == facts["oracle_layer"] == 2
     assert facts["f1_by_dev_layer"] == facts["f1@layer-2"] == 100.0
     assert facts["f1@layer-1"] < 100.0
+
+
+def test_a_gold_pair_whose_sentence_was_dropped_as_a_copy_counts_as_not_found() -> None:
+    with_lost_pair = bitext("test")
+    with_lost_pair.gold_pairs.append(("test-de-copy", "test-en-0"))
+    found = mine_bitext(with_lost_pair, bitext("dev"), LAYERS, Encoder())
+    assert len(found.predictions) == 6
+    assert found.facts["f1@layer-2"] == pytest.approx(200 * 6 / 13)
+
+
+def test_a_part_without_any_gold_pair_cannot_be_scored_and_says_so() -> None:
+    empty = bitext("dev")
+    empty.gold_pairs = []
+    with pytest.raises(UserError, match="among 6 sentences there are no gold pairs to set a threshold by"):
+        mine_bitext(bitext("test"), empty, LAYERS, Encoder())
+
+
+def test_a_part_of_a_collection_has_the_gold_pairs_of_its_sentences() -> None:
+    part = bitext("test").take(range(2))
+    assert part.gold_pairs == [("test-de-0", "test-en-0"), ("test-de-1", "test-en-1")]
+    assert len(part.source_ids) == 6
 
 
 def test_the_best_candidates_come_first() -> None:

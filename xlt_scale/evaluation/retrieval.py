@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from xlt_scale.errors import UserError
 from xlt_scale.evaluation.answers import Answers
 from xlt_scale.evaluation.bitext import (
     best_threshold,
@@ -69,7 +70,16 @@ def mine_bitext(examples: BitextExamples, tuning: BitextExamples, layers: Layers
 
     Artetxe & Schwenk 2019 (margin-based mining), as XTREME scores BUCC. A sweep over all layers also gives the score of
     the layer that is best on `tuning`.
+
+    Raises:
+        UserError: there are no gold pairs in either.
     """
+    for part, where in ((tuning, "to set a threshold by"), (examples, "to score")):
+        if not part.gold_pairs:
+            raise UserError(
+                f"bitext mining: among {len(part)} sentences there are no gold pairs {where}; raise evaluate_examples, "
+                "or fetch the gold files"
+            )
     chosen: list[tuple[str, str]] = []
     facts: dict[str, float] = {}
     best_on_dev = -1.0
@@ -84,7 +94,7 @@ def mine_bitext(examples: BitextExamples, tuning: BitextExamples, layers: Layers
             threshold, dev_value = best_threshold(ratio_margin_candidates(tuned_foreign, tuned_source), tuning_gold)
             pairs = mine(ratio_margin_candidates(foreign, source), threshold)
             found = sum(pair in gold for pair in pairs)
-            value = 200.0 * found / (len(pairs) + len(gold))
+            value = 200.0 * found / (len(pairs) + len(examples.gold_pairs))
             if layers.all:
                 facts[f"{name}@layer-{layer}"] = value
                 if not shift and dev_value > best_on_dev:
@@ -97,7 +107,7 @@ def mine_bitext(examples: BitextExamples, tuning: BitextExamples, layers: Layers
                 facts["threshold"] = threshold
     if layers.all:
         facts |= _oracle(facts, "f1", layers)
-    facts |= {"layer": float(layers.chosen), "num_items": float(len(gold))}
+    facts |= {"layer": float(layers.chosen), "num_items": float(len(examples.gold_pairs))}
     return Answers(chosen, list(examples.gold_pairs), facts)
 
 
@@ -147,7 +157,9 @@ def _oracle(facts: Mapping[str, float], metric: str, layers: Layers) -> dict[str
 
 
 def _numbers(examples: BitextExamples) -> list[tuple[int, int]]:
-    """The gold pairs by the numbers of their sentences."""
+    """The gold pairs by the numbers of their sentences; without those that cannot be found, because a sentence was
+    there twice and its second copy was dropped.
+    """
     left = {name: number for number, name in enumerate(examples.ids)}
     right = {name: number for number, name in enumerate(examples.source_ids)}
-    return [(left[one], right[other]) for one, other in examples.gold_pairs]
+    return [(left[one], right[other]) for one, other in examples.gold_pairs if one in left and other in right]

@@ -102,6 +102,12 @@ class BitextExamples(Examples):
     source_texts: list[str] = field(default_factory=list)
     gold_pairs: list[tuple[str, str]] = field(default_factory=list)
 
+    def take(self, numbers: Sequence[int]) -> Self:
+        """These sentences of the language's own side, and what is gold among them."""
+        taken = super().take(numbers)
+        there = set(taken.ids)
+        return replace(taken, gold_pairs=[pair for pair in self.gold_pairs if pair[0] in there])
+
 
 @dataclass
 class RankingExamples(Examples):

@@ -6,7 +6,7 @@ from typing import Any
 
 from xlt_scale.engines.interface import Engine
 from xlt_scale.evaluation.answers import DecodingOptions
-from xlt_scale.evaluation.benchmarks import BENCHMARKS, summarise_benchmark
+from xlt_scale.evaluation.benchmarks import benchmark_totals
 from xlt_scale.evaluation.retrieval import Layers
 from xlt_scale.evaluation.score import Evaluator
 from xlt_scale.evaluation.scorers import SCORERS
@@ -67,32 +67,10 @@ def _table(job: PhaseJob, found: Mapping[str, Any]) -> dict[str, Any]:
     headlines = {task: request["headline"] for task, request in tasks.items()}
     return {
         "scores": scores,
-        "benchmarks": _benchmarks(scores),
+        "benchmarks": benchmark_totals(scores),
         "request": {"tasks": tasks, "headlines": headlines},
         "phase": job.phase.name,
     }
-
-
-def _benchmarks(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    """Totals of the benchmarks that any of the tasks belongs to, null while tasks or languages are missing."""
-    totals = {}
-    for name, benchmark in BENCHMARKS.items():
-        own = {task: SCORERS[spec.metric].headline for task, spec in benchmark.tasks.items() if task in scores}
-        # Data without gold labels have numbers of items, and no score.
-        scored = {
-            task: {code: values for code, values in scores[task].items() if headline in values}
-            for task, headline in own.items()
-        }
-        if scored:
-            summary = summarise_benchmark(benchmark, scored)
-            totals[name] = {
-                "total": summary.total,
-                "total_without_english": summary.total_without_source,
-                "cross_lingual_gap": summary.gap,
-                "groups": summary.groups,
-                "missing": list(summary.missing),
-            }
-    return totals
 
 
 def _retrieval_layer(job: PhaseJob) -> int:
