@@ -96,3 +96,19 @@ def test_languages_are_drawn_by_their_examples_to_the_exponent() -> None:
 )
 def test_contradictions_are_refused(options: dict[str, Any], says: str) -> None:
     assert says in refusal(**options)
+
+
+@pytest.mark.parametrize(("joint", "steps"), [({}, 50), ({"mlm": 0.5}, 100), ({"mlm": 0.2}, 63)])
+def test_epochs_are_passes_over_the_main_tasks_whatever_is_trained_beside_them(
+    joint: dict[str, float], steps: int
+) -> None:
+    from types import SimpleNamespace
+
+    from xlt_scale.training.job import _num_steps
+
+    streams: Any = {
+        name: SimpleNamespace(spec=SimpleNamespace(name=name.partition("/")[0]), data=range(size))
+        for name, size in (("mnli", 800), ("mlm/de", 5000), ("mlm/sw", 90))
+    }
+    options = PhaseOptions(name="p", task="mnli", joint=joint, epochs=2.0, batch_size=32)
+    assert _num_steps(options, streams) == steps

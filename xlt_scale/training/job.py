@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -210,10 +211,14 @@ def _find_selection(setup: RunSetup, phase: PhaseOptions) -> Selection | None:
 
 
 def _num_steps(phase: PhaseOptions, streams: dict[str, Stream]) -> int:
+    """The phase's steps; epochs are passes over the main tasks, and joint tasks' steps come on top of theirs."""
     if not phase.trains:
         return 0
+    if phase.steps:
+        return phase.steps
     num_examples = sum(len(stream.data) for stream in streams.values() if stream.spec.name in phase.main_tasks)
-    return phase.steps or max(1, -int(-phase.epochs * num_examples // phase.batch_size))
+    of_main_tasks = phase.epochs * num_examples / phase.batch_size
+    return max(1, ceil(of_main_tasks / (1.0 - sum(phase.joint.values()))))
 
 
 def _find_parent(setup: RunSetup, phase: PhaseOptions, seed: int) -> Parent:
