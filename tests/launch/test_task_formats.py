@@ -126,7 +126,9 @@ def _run(
 ) -> Done:
     launcher, name = engine
     folder = tmp_path_factory.mktemp(name) / "run"
-    done = train(launcher, folder, cache, f"engine.name={name}", *settings, run=run)
+    done = train(
+        launcher, folder, cache, f"engine.name={name}", *settings, run=run, dash_dash_run=launcher != "torchrun"
+    )
     assert done.code == 0, done.output[-4000:]
     return Done(folder, done.output)
 

@@ -38,6 +38,7 @@ def test_every_scorer_gives_its_headline_first_and_names_its_version() -> None:
         "correlation": ([1.0, 2.0], [1.0, 3.0]),
         "entity_f1": ([["B-PER"]], [["B-PER"]]),
         "tagging_f1": ([["NOUN"]], [["NOUN"]]),
+        "token_accuracy": ([["N/N"]], [["N/N"]]),
         "squad": ({"q": "a b"}, {"q": ["a b"]}),
         "squad_v2": ({"q": ""}, {"q": []}),
         "mlqa": ({"q": "x"}, {"q": ["x"]}),
