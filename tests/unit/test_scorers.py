@@ -1,9 +1,8 @@
 """Scorers, on cases that can be checked by hand."""
 
-import numpy as np
 import pytest
 
-from xlt_scale.evaluation.scorers import SCORERS, accuracy, retrieval_accuracy
+from xlt_scale.evaluation.scorers import SCORERS
 from xlt_scale.evaluation.scorers.classification import score_accuracy_and_f1
 
 
@@ -14,21 +13,22 @@ from xlt_scale.evaluation.scorers.classification import score_accuracy_and_f1
 def test_accuracy_is_the_share_of_equal_items_in_percent(
     predictions: list[int], labels: list[int], expected: float
 ) -> None:
-    assert accuracy(np.array(predictions), np.array(labels)) == expected
+    assert SCORERS["accuracy"].score(predictions, labels, "en").values == {"accuracy": expected}
 
 
 def test_predictions_and_labels_of_different_number_are_an_error() -> None:
     with pytest.raises(ValueError, match="2 predictions for 3 labels"):
-        accuracy(np.array([0, 1]), np.array([0, 1, 1]))
+        SCORERS["accuracy"].score(["0", "1"], ["0", "1", "1"], "en")
 
 
 def test_no_items_are_an_error() -> None:
     with pytest.raises(ValueError, match="no items"):
-        accuracy(np.array([]), np.array([]))
+        SCORERS["accuracy"].score([], [], "en")
 
 
 def test_retrieval_accuracy_is_the_share_that_found_its_own_line() -> None:
-    assert retrieval_accuracy(np.array([0, 1, 1, 3])) == 75.0
+    score = SCORERS["bitext_accuracy"].score([0, 1, 1, 3], [0, 1, 2, 3], "de")
+    assert score.values == {"accuracy": 75.0}
 
 
 def test_every_scorer_gives_its_headline_first_and_names_its_version() -> None:

@@ -1,10 +1,8 @@
 """Scorers: pure functions from predictions and labels to numbers, each with a version that is written beside them."""
 
-from xlt_scale.evaluation.bitext import nearest_neighbours
 from xlt_scale.evaluation.scorers.classification import (
     ACCURACY_AND_F1_VERSION,
     ACCURACY_VERSION,
-    accuracy,
     score_accuracy,
     score_accuracy_and_f1,
 )
@@ -14,7 +12,6 @@ from xlt_scale.evaluation.scorers.retrieval import (
     BITEXT_MINING_VERSION,
     MAP_AT_20_VERSION,
     RETRIEVAL_VERSION,
-    retrieval_accuracy,
     score_bitext_accuracy,
     score_bitext_mining,
     score_map_at_20,
@@ -46,14 +43,4 @@ SCORERS: dict[str, Scorer] = {
 }
 """Scorers by the `metric` of a task declaration."""
 
-__all__ = [
-    "ACCURACY_VERSION",
-    "COUNTS",
-    "RETRIEVAL_VERSION",
-    "SCORERS",
-    "Score",
-    "Scorer",
-    "accuracy",
-    "nearest_neighbours",
-    "retrieval_accuracy",
-]
+__all__ = ["COUNTS", "SCORERS", "Score", "Scorer"]

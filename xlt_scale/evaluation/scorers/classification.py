@@ -13,12 +13,6 @@ POSITIVE_LABELS = ("1", "duplicate", "paraphrase")
 """Spellings of the class whose F1 GLUE reports for QQP: the questions ask the same."""
 
 
-def accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The share of equal items, in percent as the benchmarks report it."""
-    check_lengths(predictions, labels)
-    return 100.0 * float(np.mean(predictions == labels))
-
-
 def score_accuracy(predictions: Sequence[Any], labels: Sequence[Any], language: str = "") -> Score:
     """The share of items whose predicted label is the label, in percent."""
     check_lengths(predictions, labels)

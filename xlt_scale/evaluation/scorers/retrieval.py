@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from xlt_scale.evaluation.scorers.classification import accuracy, score_accuracy
+from xlt_scale.evaluation.scorers.classification import score_accuracy
 from xlt_scale.evaluation.scorers.score import Score, precision_recall_f1
 from xlt_scale.evaluation.scorers.text_answers import count_ids
 
@@ -15,11 +15,6 @@ MAP_AT_20_VERSION = "map_at_20-1"
 
 Pair = tuple[str, str]
 _NUM_RANKS = 20
-
-
-def retrieval_accuracy(found: np.ndarray) -> float:
-    """The share of queries whose own line was found, in percent (XTREME's Tatoeba score: no margin, no threshold)."""
-    return accuracy(found, np.arange(len(found)))
 
 
 def score_bitext_accuracy(predictions: Sequence[int], labels: Sequence[int], language: str = "") -> Score:
