@@ -232,6 +232,10 @@ class PhaseOptions(Options):
         """The tasks that are trained, in a fixed order."""
         return [*self.main_tasks, *sorted(self.joint)]
 
+    def languages_of(self, task: str) -> list[str]:
+        """The training languages that the phase names for a task; [] where it leaves them to the task."""
+        return self.task_languages.get(task, self.languages)
+
     @property
     def trains(self) -> bool:
         return bool(self.main_tasks)

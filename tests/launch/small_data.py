@@ -5,6 +5,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+# The beginning of a run file: a model that trains on these files in seconds.
+SMALL_MODEL = """
+seed = 1
+[model]
+tokenizer = "train:300"
+max_length = 96
+[model.architecture]
+model_type = "xlm-roberta"
+hidden_size = 32
+num_hidden_layers = 2
+num_attention_heads = 2
+intermediate_size = 64
+vocab_size = 400
+max_position_embeddings = 514
+type_vocab_size = 1
+pad_token_id = 1
+"""
+
 PLACES = ("Paris", "Nairobi", "Delhi", "Berlin", "Lagos", "Beijing")
 # What is said of a place, in languages of other scripts and directions.
 SAID = {

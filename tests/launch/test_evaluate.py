@@ -10,7 +10,7 @@ import pytest
 import torch
 from runs import MICRO, ROOT, SHORT, Finished, launcher, scores, start
 from safetensors.torch import load_file, save_file
-from small_data import write_small_data
+from small_data import SMALL_MODEL, write_small_data
 
 from xlt_scale.checkpoint.huggingface_export import ExportOptions, export_checkpoint
 from xlt_scale.config import load_run
@@ -25,21 +25,9 @@ EVALUATE = str(ROOT / "launch" / "evaluate.py")
 IN_PROCESS = ("engine.name=fsdp2", "logging.tensorboard=false", "logging.progress=plain", "data.source=files")
 
 # A phase for each kind of head, trained on hand-written files.
-HEADS = """
-seed = 1
-[model]
-tokenizer = "train:300"
-max_length = 96
-[model.architecture]
-model_type = "xlm-roberta"
-hidden_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-intermediate_size = 64
-vocab_size = 400
-max_position_embeddings = 514
-type_vocab_size = 1
-pad_token_id = 1
+HEADS = (
+    SMALL_MODEL
+    + """
 [[phases]]
 name = "pretrain"
 task = "mlm"
@@ -74,6 +62,7 @@ train_split = "dev"
 steps = 2
 evaluate = ["xcopa"]
 """
+)
 SCORED = {
     "pairs": ("xnli", "dev"),
     "questions": ("xquad", "test"),

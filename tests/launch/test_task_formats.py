@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from runs import ROOT, train
-from small_data import write_small_data
+from small_data import SMALL_MODEL, write_small_data
 
 from xlt_scale.config import load_run
 from xlt_scale.evaluation.folder_scores import score_paths
@@ -22,21 +22,9 @@ DATA = os.environ.get("XLT_SCALE_DATA", "")
 FEW = ("evaluate_examples=12", "steps=3")
 
 # What is not among the real files: trained and scored on the hand-written ones.
-EXTRA = """
-seed = 1
-[model]
-tokenizer = "train:300"
-max_length = 96
-[model.architecture]
-model_type = "xlm-roberta"
-hidden_size = 32
-num_hidden_layers = 2
-num_attention_heads = 2
-intermediate_size = 64
-vocab_size = 400
-max_position_embeddings = 514
-type_vocab_size = 1
-pad_token_id = 1
+EXTRA = (
+    SMALL_MODEL
+    + """
 [[phases]]
 name = "pretrain"
 task = "mlm"
@@ -78,6 +66,7 @@ steps = 3
 batch_size = 8
 evaluate = ["lareqa"]
 """
+)
 
 
 @dataclass(frozen=True)

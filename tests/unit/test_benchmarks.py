@@ -12,6 +12,7 @@ from xlt_scale.evaluation.benchmarks import (
     summarise_task,
 )
 from xlt_scale.evaluation.scorers import SCORERS
+from xlt_scale.tasks.catalogue import load_catalogue
 from xlt_scale.tasks.languages import LANGUAGES
 
 
@@ -137,3 +138,13 @@ def test_a_language_that_the_task_has_not_counts_nowhere() -> None:
 def test_counts_of_items_have_no_mean() -> None:
     task = BenchmarkTask("t", "map_at_20", ("en",))
     assert summarise_task(task, {"en": {"map_at_20": 1.0, "missing": 3.0}}).metrics == {"map_at_20": 1.0}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_the_catalogue_declares_every_task_of_a_benchmark_with_its_languages_and_metric(name: str) -> None:
+    catalogue = load_catalogue()
+    for task in BENCHMARKS[name].tasks.values():
+        spec = catalogue[task.name]
+        assert set(task.languages) <= set(spec.languages), task.name
+        assert task.metric == spec.metric, task.name
+        assert task.kind in ("", spec.kind), task.name

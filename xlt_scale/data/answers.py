@@ -6,6 +6,7 @@ from unicodedata import category
 import numpy as np
 
 from xlt_scale.data.encoded_texts import EncodedTexts
+from xlt_scale.tasks.answers import nearest_occurrence
 
 
 def characters_of_tokens(passages: list[str], encoded: EncodedTexts) -> np.ndarray:
@@ -79,16 +80,9 @@ def find_answer(answer: str, start: int, passage: str, spans: np.ndarray) -> tup
     if not text:
         return None
     if start < 0 or not passage.startswith(text, start):
-        found = _nearest(text, start, passage)
+        found = nearest_occurrence(text, start, passage)
         if found is None:
             return None
         start = found
     touching = np.flatnonzero((spans[:, 1] > start) & (spans[:, 0] < start + len(text)))
     return (int(touching[0]), int(touching[-1])) if len(touching) else None
-
-
-def _nearest(text: str, start: int, passage: str) -> int | None:
-    before = passage.rfind(text, 0, max(start, 0) + len(text))
-    behind = passage.find(text, max(start, 0))
-    places = [place for place in (before, behind) if place >= 0]
-    return min(places, key=lambda place: abs(place - start), default=None)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from xlt_scale.data.encoded_texts import batches, flat, joined
+from xlt_scale.data.encoded_texts import batches, encode_texts, flat, joined
 from xlt_scale.data.frames import find_frame, require_room
 from xlt_scale.data.tokens import TokenizedData
 from xlt_scale.errors import UserError
@@ -63,21 +63,15 @@ def tokenize_joined_lines(texts: Sequence[str], tokenizer: Any, max_length: int)
     room = max_length - len(opening)
     sequences: list[list[int]] = []
     current: list[int] = []
-    for batch in batches(texts):
-        encoded = tokenizer(
-            batch,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        for tokens in encoded["input_ids"]:
-            pieces = [tokens[i : i + room - len(closing)] for i in range(0, len(tokens), room - len(closing))]
-            for piece in pieces:
-                if current and len(current) + len(piece) + len(closing) > room:
-                    sequences.append(opening + current)
-                    current = []
-                current = current + piece + closing
+    encoded = encode_texts(tokenizer, texts)
+    for start, length in zip(encoded.starts.tolist(), encoded.lengths.tolist(), strict=True):
+        tokens = encoded.tokens[start : start + length].tolist()
+        pieces = [tokens[i : i + room - len(closing)] for i in range(0, len(tokens), room - len(closing))]
+        for piece in pieces:
+            if current and len(current) + len(piece) + len(closing) > room:
+                sequences.append(opening + current)
+                current = []
+            current = current + piece + closing
     if current:
         sequences.append(opening + current)
     if not sequences:

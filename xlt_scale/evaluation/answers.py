@@ -60,8 +60,8 @@ def answers(
 def _classes(
     spec: TaskSpec, examples: Examples, data: TokenizedData, outputs: np.ndarray, options: DecodingOptions
 ) -> Answers:
-    assert isinstance(examples, TextExamples)
-    facts = {"num_items": float(len(outputs)), "chance": 100.0 / len(spec.labels)}
+    assert isinstance(examples, TextExamples) and spec.chance is not None
+    facts = {"num_items": float(len(outputs)), "chance": 100.0 * spec.chance}
     predicted = [spec.labels[number] for number in outputs.tolist()]
     gold = None if examples.labels is None else [spec.labels[int(number)] for number in examples.labels]
     return Answers(predicted, gold, facts)

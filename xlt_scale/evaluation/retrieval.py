@@ -15,6 +15,7 @@ from xlt_scale.evaluation.bitext import (
     ratio_margin_candidates,
     top_k,
 )
+from xlt_scale.evaluation.scorers.score import precision_recall_f1
 from xlt_scale.tasks.examples import BitextExamples, TextExamples
 
 Vectors = np.ndarray
@@ -94,7 +95,7 @@ def mine_bitext(examples: BitextExamples, tuning: BitextExamples, layers: Layers
             threshold, dev_value = best_threshold(ratio_margin_candidates(tuned_foreign, tuned_source), tuning_gold)
             pairs = mine(ratio_margin_candidates(foreign, source), threshold)
             found = sum(pair in gold for pair in pairs)
-            value = 200.0 * found / (len(pairs) + len(examples.gold_pairs))
+            _, _, value = precision_recall_f1(found, len(pairs), len(examples.gold_pairs))
             if layers.all:
                 facts[f"{name}@layer-{layer}"] = value
                 if not shift and dev_value > best_on_dev:

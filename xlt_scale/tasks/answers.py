@@ -1,7 +1,6 @@
 """Answers to questions about passages: read in any published form, and checked against the passage."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,9 +65,10 @@ def checked_answers(selection: Selection, ids: Sequence[str], contexts: Sequence
         for position, (text, begin) in enumerate(found):
             if text and begin >= 0 and context.startswith(text, begin):
                 continue
-            if not columns.find_answers or not text or text not in context:
+            nearest = nearest_occurrence(text, begin, context) if columns.find_answers and text else None
+            if nearest is None:
                 raise UserError(f"{_place(selection, number, ids)}: {_mend(context, text, begin)}")
-            found[position] = text, nearest_occurrence(text, begin, context)
+            found[position] = text, nearest
             num_found += 1
         answers.append(found)
     if num_found:
@@ -77,10 +77,12 @@ def checked_answers(selection: Selection, ids: Sequence[str], contexts: Sequence
     return answers
 
 
-def nearest_occurrence(text: str, start: int, context: str) -> int:
-    """Where a text that occurs in a context begins nearest to a character."""
-    places = [match.start() for match in re.finditer(re.escape(text), context)]
-    return min(places, key=lambda place: abs(place - start))
+def nearest_occurrence(text: str, start: int, context: str) -> int | None:
+    """Where a text begins in a context nearest to a character, the earlier of two; None where it does not occur."""
+    before = context.rfind(text, 0, max(start, 0) + len(text))
+    behind = context.find(text, max(start, 0))
+    places = [place for place in (before, behind) if place >= 0]
+    return min(places, key=lambda place: abs(place - start), default=None)
 
 
 def _is_blank(value: Any) -> bool:

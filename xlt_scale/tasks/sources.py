@@ -37,10 +37,6 @@ class DataSource:
                 return [folder / name]
         return []
 
-    def find_file(self, spec: TaskSpec, layout: FileLayout, language: str) -> Path | None:
-        """The first file of that layout and language, if one is there."""
-        return next(iter(self.find_files(spec, layout, language)), None)
-
     def folders(self, spec: TaskSpec, layout: FileLayout) -> list[Path]:
         """Where the layout's pattern is looked for, the first place first; [] when no data root is set."""
         if PurePath(layout.pattern).is_absolute():

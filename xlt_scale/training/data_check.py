@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 
-from xlt_scale.tasks.loading import load_candidates, load_examples
+from xlt_scale.tasks.loading import available_languages, load_candidates, load_examples
 from xlt_scale.tasks.spec import Split
 from xlt_scale.training.setup import RunSetup
 
 Item = tuple[str, Split, str]
+"""Task, split and language."""
+
+_POOL = "*"
+"""In place of a language: the candidates of all of them."""
 
 
 def check_data(setup: RunSetup) -> None:
@@ -23,23 +27,24 @@ def check_data(setup: RunSetup) -> None:
 def _read_all(setup: RunSetup) -> None:
     source = setup.preparer.source
     for task, split, language in dict.fromkeys(_items(setup)):
-        load_examples(setup.catalogue[task], split, language, source)
-    for phase in setup.options.phases:
-        for task, (split, languages) in setup.scoring(phase, setup.heads(phase)).items():
-            if setup.catalogue[task].kind == "dual_encoding":
-                load_candidates(setup.catalogue[task], split, source, languages)
+        spec = setup.catalogue[task]
+        if language == _POOL:
+            load_candidates(spec, split, source, available_languages(spec, split, source))
+        else:
+            load_examples(spec, split, language, source)
 
 
 def _items(setup: RunSetup) -> Iterator[Item]:
     for phase in setup.options.phases:
         for task in phase.tasks:
-            spec = setup.catalogue[task]
-            if spec.kind != "masked_language_modeling":
-                wanted = phase.task_languages.get(task, phase.languages)
-                for language in setup.preparer.training_languages(spec, wanted, phase.train_split):
+            if setup.catalogue[task].kind != "masked_language_modeling":
+                for language in setup.training_languages(phase, task):
                     yield task, phase.train_split, language
         for task, (split, languages) in setup.scoring(phase, setup.heads(phase)).items():
+            kind = setup.catalogue[task].kind
+            if kind == "dual_encoding":
+                yield task, split, _POOL
             for language in languages:
                 yield task, split, language
-                if setup.catalogue[task].kind == "bitext_mining":
+                if kind == "bitext_mining":
                     yield task, "dev", language

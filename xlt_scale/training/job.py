@@ -106,9 +106,8 @@ class PhaseJob:
         setup, phase = self.setup, self.phase
         found: dict[str, dict[str, dict[str, str]]] = {}
         for task in phase.tasks:
-            wanted = phase.task_languages.get(task, phase.languages)
             whole = setup.catalogue[task]
-            for language in setup.preparer.training_languages(whole, wanted, phase.train_split):
+            for language in setup.training_languages(phase, task):
                 for spec in whole.part_tasks or [whole]:
                     origin = find_origin(spec, phase.train_split, language, setup.preparer.source)
                     facts = {"from": str(origin)} | ({"revision": origin.revision} if origin.hub else {})
@@ -176,8 +175,7 @@ def plan_streams(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str, S
     preparer = setup.preparer_of(phase)
     for task in phase.tasks:
         spec = setup.catalogue[task]
-        wanted = phase.task_languages.get(task, phase.languages)
-        languages = preparer.training_languages(spec, wanted, phase.train_split)
+        languages = setup.training_languages(phase, task)
         apart = phase.language_exponent < 1.0 and len(languages) > 1
         parts = {stream_name(task, language): [language] for language in languages} if apart else {task: languages}
         for name, chosen in parts.items():

@@ -78,6 +78,10 @@ class RunSetup:
         """What loads and tokenises a phase's data."""
         return replace(self.preparer, length=phase.max_length)
 
+    def training_languages(self, phase: PhaseOptions, task: str) -> list[str]:
+        """The languages that a phase trains a task in."""
+        return self.preparer.training_languages(self.catalogue[task], phase.languages_of(task), phase.train_split)
+
     def phase_folder(self, name: str) -> Path:
         return self.folder / "phases" / name
 
@@ -258,8 +262,7 @@ def _tokenizer_name(options: RunOptions, catalogue: dict[str, TaskSpec], source:
         for task in phase.tasks:
             spec = catalogue[task]
             if spec.kind == "masked_language_modeling":
-                wanted = phase.task_languages.get(task, phase.languages)
-                languages = wanted or available_languages(spec, "train", source)
+                languages = phase.languages_of(task) or available_languages(spec, "train", source)
                 if not languages:
                     raise UserError(
                         f"model.tokenizer = {name!r} learns from the files of task {task!r}, and there are none; "
