@@ -167,6 +167,9 @@ class PhaseOptions(Options):
     masking: Share = Field(0.15, description="share of tokens that masked language modelling predicts")
     pooling: Literal["first", "mean"] = Field("first", description="what a sentence classifier reads")
     keep_heads: bool = Field(False, description="heads that the parent trained too go on, in place of new ones")
+    weights: Literal["keep", "drop"] = Field(
+        "keep", description="drop: the trained weights are removed once the phase is scored; no phase can start from it"
+    )
 
     evaluate_every: Count = Field(0, description="steps between scores on the source language's dev set; 0 = at end")
     evaluation_examples: Count = Field(500, description="dev examples used for that; 0 = all")

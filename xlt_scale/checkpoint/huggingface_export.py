@@ -117,7 +117,10 @@ def find_weights(source: Path) -> Path:
     phase_file = source / "phase.json"
     if phase_file.is_file():
         try:
-            return source / json.loads(phase_file.read_text(encoding="utf-8"))["checkpoint"]
+            named = json.loads(phase_file.read_text(encoding="utf-8"))["checkpoint"]
+            if named is None:
+                raise UserError(f"{source}: the weights were removed once the phase was scored (weights = 'drop')")
+            return source / named
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(f"{phase_file} names no checkpoint; give the checkpoint's folder") from None
     if (source / MANIFEST).is_file():

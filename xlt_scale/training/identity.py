@@ -3,17 +3,18 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xlt_scale.config import PhaseOptions
-from xlt_scale.modeling.encoder import EncoderPlan
-from xlt_scale.modeling.heads import HeadSpec
+
+if TYPE_CHECKING:  # a study's grid is named without loading torch
+    from xlt_scale.modeling.encoder import EncoderPlan
+    from xlt_scale.modeling.heads import HeadSpec
 
 # Raise this when a change of the code changes the numbers that the same options give.
 NUMERICS_VERSION = 1
 
-# Fields that name, score or compare a phase without changing its weights.
-_WITHOUT_INFLUENCE = {
+WITHOUT_INFLUENCE = {
     "name",
     "parent",
     "evaluate",
@@ -25,18 +26,20 @@ _WITHOUT_INFLUENCE = {
     "no_answer_threshold",
     "max_answer_tokens",
     "baseline",
+    "weights",
     "preset",
     "steps",
     "epochs",
     "seed",
 }
+"""Options that name, score or compare a phase without changing its weights, or are in its identity by their effect."""
 
 
 def phase_identity(
     phase: PhaseOptions,
     *,
-    plan: EncoderPlan,
-    heads: Sequence[HeadSpec],
+    plan: "EncoderPlan",
+    heads: Sequence["HeadSpec"],
     origin: str,
     data: Mapping[str, str],
     num_steps: int,
@@ -54,7 +57,7 @@ def phase_identity(
             fresh weights.
         data: fingerprint of the training data of each task, and of the dev set when that chooses the result.
     """
-    decisive = phase.model_dump(mode="json", exclude=_WITHOUT_INFLUENCE)
+    decisive = phase.model_dump(mode="json", exclude=WITHOUT_INFLUENCE)
     if phase.keep == "last":
         for name in ("evaluate_every", "evaluation_examples"):
             decisive.pop(name)

@@ -114,10 +114,15 @@ class PhaseJob:
                     found.setdefault(spec.name, {})[language] = facts
         return found
 
+    def was_dropped(self) -> bool:
+        """Whether an earlier start has trained and scored this very phase and then removed its weights."""
+        facts = read_json(self.folder / PHASE_FILE)
+        return facts.get("hash") == self.hash and facts["checkpoint"] is None
+
     def finished_checkpoint(self) -> Path | None:
         """The result of an earlier start, when it was this very phase and is still there."""
         facts = read_json(self.folder / PHASE_FILE)
-        if facts.get("hash") != self.hash:
+        if facts.get("hash") != self.hash or facts["checkpoint"] is None:
             return None
         checkpoint = self.folder / facts["checkpoint"]
         return checkpoint if (checkpoint / MANIFEST).is_file() else None

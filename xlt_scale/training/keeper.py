@@ -178,6 +178,8 @@ def describe_checkpoint(job: PhaseJob, progress: Progress, best: Best | None) ->
             "examples": progress.step * phase.batch_size,
             "tokens": progress.tokens,
             "seconds": progress.seconds,
+            "device_seconds": progress.device_seconds,
+            "flops": progress.flops,
         },
         "best": best,
         "schedule": {"name": phase.schedule, "warmup": phase.warmup, "learning_rate": phase.learning_rate},

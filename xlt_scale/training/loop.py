@@ -52,12 +52,16 @@ class Progress:
         step: optimiser steps done.
         tokens: real tokens seen, over all ranks.
         seconds: spent on these steps, over all starts.
+        device_seconds: the same times the world size of each start.
+        flops: floating-point operations of these steps (`training_flops`).
         steps_of_tasks: of the steps, those that each task, or stream of one, was trained in.
     """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    device_seconds: float = 0.0
+    flops: float = 0.0
     steps_of_tasks: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -169,9 +173,16 @@ def train(training: Training) -> Progress:
             evaluates = is_last or (phase.evaluate_every and done % phase.evaluate_every == 0)
             saves = keeper.saves_at(done)
             if done % training.logging.every == 0 or evaluates or saves:
-                row, is_overdue = _row(training, interval, peak, done, rate, norm, keeper.is_overdue())
+                row, flops, is_overdue = _row(training, interval, peak, done, rate, norm, keeper.is_overdue())
                 num_tokens, seconds = progress.tokens + interval.num_tokens_of_all, time.perf_counter() - began
-                progress = Progress(done, num_tokens, seconds, mixture.steps_before(done))
+                progress = Progress(
+                    step=done,
+                    tokens=num_tokens,
+                    seconds=seconds,
+                    device_seconds=progress.device_seconds + (seconds - progress.seconds) * world.size,
+                    flops=progress.flops + flops,
+                    steps_of_tasks=mixture.steps_before(done),
+                )
                 row |= {"tokens": num_tokens, "task": mixture.at(step)[0], "seconds": seconds}
                 training.metrics.write(row)
                 view.show(row)
@@ -228,8 +239,9 @@ def _row(
     learning_rate: float,
     norm: torch.Tensor,
     is_overdue: bool,
-) -> tuple[dict[str, object], bool]:
-    """One row of metrics over the steps since the last row, and whether rank 0 finds a checkpoint overdue; collective.
+) -> tuple[dict[str, object], int, bool]:
+    """One row of metrics over the steps since the last row, their floating-point operations, and whether rank 0 finds a
+    checkpoint overdue; collective.
 
     Stops the run when a loss was not finite: so no such state is ever saved.
     """
@@ -268,4 +280,4 @@ def _row(
         "memory_gib": peak_memory_gib(world.device),
         "data_wait": interval.data_wait / seconds,
     }
-    return row, num_overdue > 0
+    return row, flops, num_overdue > 0

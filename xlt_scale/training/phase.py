@@ -1,9 +1,11 @@
 """One phase of a run: weights from its parent, training, the result saved, scores."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from xlt_scale.checkpoint.finding import RESULT
 from xlt_scale.config import PhaseOptions
 from xlt_scale.data.counter_random import key_of
 from xlt_scale.engines.build import build_engine
@@ -18,6 +20,7 @@ from xlt_scale.training.metrics import MetricsWriter
 from xlt_scale.training.resume import Start, find_start, load_start
 from xlt_scale.training.scoring import is_scored, score
 from xlt_scale.training.setup import RunSetup, read_json
+from xlt_scale.training.training_facts import training_facts
 
 
 def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, record: Callable[[], None]) -> bool:
@@ -34,9 +37,12 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, reco
     result = setup.world.share(job.finished_checkpoint) if setup.options.resume != "never" else None
     if result is not None and setup.world.is_main:
         _tidy(job)
-    if result is not None and is_scored(job):
+    was_dropped = result is None and setup.options.resume != "never" and setup.world.share(job.was_dropped)
+    if (result is not None or was_dropped) and is_scored(job):
         setup.announce(f"phase {phase.name}: finished before ({job.hash}), nothing to do")
         return False
+    if was_dropped:
+        setup.announce(f"phase {phase.name}: its weights were removed when it was scored; trained again to score more")
     start = find_start(job) if result is None else Start()
     record()
     for note in start.notes:
@@ -49,6 +55,8 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, reco
         else:
             _make_result(job, engine, metrics, start)
         score(job, engine)
+        if phase.weights == "drop":
+            setup.world.share(lambda: _drop_weights(job))
         # The next phase reads on every rank what rank 0 has written.
         setup.world.barrier()
     finally:
@@ -64,14 +72,14 @@ def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter, start: S
     job.setup.world.share(lambda: metrics.rewind(job.phase.name, progress.step))
     if found is None:
         load_parent(job, engine)
-    if not job.phase.trains and job.parent.checkpoint is not None:
-        _write_phase_file(job, job.parent.checkpoint)
+    if not job.phase.trains and (job.parent.checkpoint is not None or job.phase.weights == "drop"):
+        _write_phase_file(job, job.parent.checkpoint, progress)
         return
     keeper = PhaseKeeper(job, engine, metrics, best)
     try:
         if job.phase.trains:
             progress = _train(job, engine, metrics, keeper, progress)
-        _write_phase_file(job, keeper.result(progress))
+        _write_phase_file(job, keeper.result(progress), progress)
         if job.setup.world.is_main:
             _tidy(job)
     finally:
@@ -107,21 +115,32 @@ def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseK
     )
 
 
-def _write_phase_file(job: PhaseJob, result: Path) -> None:
+def _write_phase_file(job: PhaseJob, result: Path | None, progress: Progress) -> None:
     """What a child phase and a later start look for: written by rank 0 when the weights are whole. Collective."""
+    training = training_facts(job, progress)
     facts = {
         "name": job.phase.name,
         "hash": job.hash,
         "identity": job.identity,
         # Relative, so that a run's folder can be moved.
-        "checkpoint": os.path.relpath(result, job.folder),
+        "checkpoint": None if result is None else os.path.relpath(result, job.folder),
         "num_steps": job.num_steps,
         "parent": job.parent.origin,
         "shares": job.weights,
         "seed": job.seed,
         "keep_every": job.setup.options.checkpoints.keep_every,
+        "training": training,
     }
     job.setup.world.share(lambda: write_json(job.folder / PHASE_FILE, facts | {"data": job.origins()}))
+
+
+def _drop_weights(job: PhaseJob) -> None:
+    """Remove the weights of a scored phase. Called on rank 0. phase.json comes first: a kill between the two leaves
+    weights that nobody reads, and not a phase that names weights which are gone.
+    """
+    facts = read_json(job.folder / PHASE_FILE)
+    write_json(job.folder / PHASE_FILE, facts | {"checkpoint": None})
+    shutil.rmtree(job.folder / RESULT, ignore_errors=True)
 
 
 def _tidy(job: PhaseJob) -> None:

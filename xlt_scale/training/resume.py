@@ -62,13 +62,14 @@ def load_start(job: PhaseJob, engine: Engine, start: Start) -> tuple[Progress, d
         finally:
             reader.close()
         facts = manifest.facts
-        # A state that comes from another program has neither.
-        done = facts.get("progress", {"tokens": 0, "seconds": 0.0})
+        # A state that comes from another program has none of it.
+        done = facts.get("progress", {})
         origin = f"saved by {facts['engine']} on {facts['world_size']}" if "engine" in facts else "converted"
         job.setup.announce(
             f"phase {job.phase.name}: goes on after step {facts['step']} of {job.num_steps} ({folder.name}, {origin})"
         )
-        return Progress(facts["step"], done["tokens"], done["seconds"]), facts.get("best")
+        spent = {name: done[name] for name in ("tokens", "seconds", "device_seconds", "flops") if name in done}
+        return Progress(facts["step"], **spent), facts.get("best")
     if problems:
         raise _nothing_intact(job, problems)
     return None
@@ -98,7 +99,7 @@ def _look(job: PhaseJob) -> Start:
     if resume == "never":
         return Start(notes=(f"starts anew; what was there is kept as {_put_aside(job).name}",))
     finished = read_json(job.folder / PHASE_FILE)
-    if finished:
+    if finished and not job.was_dropped():
         changes = describe_changes(finished.get("identity", {}), job.identity) or "what it starts from is another"
         return Start(notes=(f"{changes}; the earlier result is kept as {_put_aside(job).name}",))
     for folder in (job.folder, checkpoints):

@@ -294,6 +294,11 @@ def find_finished(folder: Path, phase: str) -> tuple[Path, str]:
         UserError: the folder is neither.
     """
     facts = read_json(folder / PHASE_FILE)
+    if facts and facts["checkpoint"] is None:
+        raise UserError(
+            f"phase {phase!r}: the weights of parent {str(folder)!r} were removed once it was scored "
+            "(weights = 'drop'); run that phase again with weights = 'keep' in another folder"
+        )
     if facts:
         return folder / facts["checkpoint"], f"phase:{facts['hash']}"
     if (folder / MANIFEST).is_file():
