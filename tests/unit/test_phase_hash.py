@@ -93,6 +93,7 @@ def test_an_option_that_decides_the_result_changes_the_name(plan: EncoderPlan, v
         {"name": "other"},
         {"parent": "pretrain"},
         {"baseline": "pretrain"},
+        {"weights": "drop"},
         {"evaluate": ["micro-nli"]},
         {"evaluate_languages": ["qaa"]},
         {"evaluate_split": "dev"},
@@ -134,7 +135,7 @@ def test_every_option_of_a_phase_is_decided_one_way_or_the_other() -> None:
     only_with_best = {"evaluate_every", "evaluation_examples"}
     without_influence = {
         *("name", "parent", "baseline", "evaluate", "evaluate_languages", "evaluate_split", "retrieval_depth"),
-        *("retrieval_layers", "no_answer_threshold", "max_answer_tokens", "evaluate_examples", "preset"),
+        *("retrieval_layers", "no_answer_threshold", "max_answer_tokens", "evaluate_examples", "preset", "weights"),
         *("steps", "epochs", "seed"),  # what they come to is given apart
     }
     assert decisive | only_with_best | without_influence == set(PhaseOptions.model_fields)
