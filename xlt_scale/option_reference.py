@@ -1,4 +1,4 @@
-"""The reference of the run file, written from the options themselves so that it cannot drift."""
+"""The references of the run file and the study file, written from the options themselves so that they cannot drift."""
 
 import json
 from typing import Any
@@ -6,15 +6,44 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from xlt_scale.config import DataOptions, EngineOptions, LoggingOptions, ModelOptions, Options, PhaseOptions, RunOptions
+from xlt_scale.config import (
+    CheckpointOptions,
+    DataOptions,
+    EngineOptions,
+    LoggingOptions,
+    ModelOptions,
+    Options,
+    PhaseOptions,
+    RunOptions,
+)
+from xlt_scale.study_config import (
+    ArmOptions,
+    ResourceOptions,
+    SearchOptions,
+    SeedOptions,
+    SizeOptions,
+    StudyOptions,
+    TargetOptions,
+)
 
-_TABLES: dict[str, type[Options]] = {
+_RUN_TABLES: dict[str, type[Options]] = {
     "": RunOptions,
     "[model]": ModelOptions,
     "[engine]": EngineOptions,
     "[data]": DataOptions,
+    "[checkpoints]": CheckpointOptions,
     "[logging]": LoggingOptions,
     "[[phases]]": PhaseOptions,
+}
+
+_STUDY_TABLES: dict[str, type[Options]] = {
+    "": StudyOptions,
+    "[seeds]": SeedOptions,
+    "[[sizes]]": SizeOptions,
+    "[[arms]]": ArmOptions,
+    "[[targets]]": TargetOptions,
+    "[search]": SearchOptions,
+    "[resources]": ResourceOptions,
 }
 
 _INTRODUCTION = """\
@@ -30,11 +59,32 @@ NAME` shows the fields. Ready-made run files are in `launch/runs/`.
 This page is written by `xlt-scale options`.
 """
 
+_STUDY_INTRODUCTION = """\
+# The study file
+
+A study is one TOML file: sizes, arms, targets and seeds, and what all runs have in common. [Studies](studies.md) tells
+how to write one and what becomes of it; `studies/` has ready ones. Tables of phases (`[intermediate]`, `[target]`,
+`arms.phases`, `targets.phase`, `[[pretraining]]`) have the keys of a [run file's](run_file.md) phases, but for `name`,
+`parent`, `seed`, `baseline` and `weights`, which the study sets. Where several tables say something of one phase, the
+narrower one holds: the study's, the size's, the arm's or target's own. `--set key.path=value` overrides a key.
+
+This page is written by `xlt-scale options --study`.
+"""
+
 
 def run_file_reference() -> str:
     """A Markdown page with a table of keys for each table of the run file."""
-    parts = [_INTRODUCTION]
-    for title, model in _TABLES.items():
+    return _reference(_INTRODUCTION, _RUN_TABLES)
+
+
+def study_file_reference() -> str:
+    """The same of the study file."""
+    return _reference(_STUDY_INTRODUCTION, _STUDY_TABLES)
+
+
+def _reference(introduction: str, tables: dict[str, type[Options]]) -> str:
+    parts = [introduction]
+    for title, model in tables.items():
         parts.append(f"\n## {f'`{title}`' if title else 'Top level'}\n")
         if model.__doc__ and title:
             parts.append(f"{model.__doc__.strip()}\n")
@@ -56,12 +106,18 @@ def _kind(annotation: Any) -> str:
         text = str(annotation)
         if text.startswith("list[str]"):
             return "list of texts"
+        if text.startswith("list[typing.Annotated"):
+            return "list of whole numbers" if "[int" in text else "list of numbers"
         if text.startswith("list"):
             return "tables"
+        if text.startswith("typing.Annotated[str"):
+            return "text"
         if text.startswith("dict"):
             return "table"
         if text.startswith("tuple"):
             return "two numbers"
+        if "Options" in text:
+            return "table"
         return "whole number" if "int" in text else "number"
     return ", ".join(f"`{value}`" for value in annotation.__args__)
 

@@ -1,0 +1,1 @@
+"""Sizes, arms, targets and seeds as phases, jobs, costs and disk."""
