@@ -1,0 +1,1 @@
+"""What finished phases have measured: records, their index, status, export."""

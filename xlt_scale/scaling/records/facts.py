@@ -1,0 +1,161 @@
+"""What a study is about, from its options and the task catalogue; kept in facts.json beside the records."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from xlt_scale.config import ModelOptions
+from xlt_scale.errors import UserError
+from xlt_scale.evaluation.scorers import SCORERS
+from xlt_scale.scaling.grid.design import run_of_size
+from xlt_scale.scaling.grid.model_shape import model_shape
+from xlt_scale.scaling.records.atomic import write_atomically
+from xlt_scale.scaling.records.study_tasks import (
+    Catalogue,
+    family_of,
+    phase_of_tables,
+    study_catalogue,
+    trained_languages,
+)
+from xlt_scale.scaling.results import ArmFacts, SizeFacts, StudyFacts, TargetFacts, TaskFacts
+from xlt_scale.sizes import SIZES
+from xlt_scale.study_config import ArmOptions, SizeOptions, StudyOptions, TargetOptions
+from xlt_scale.tasks.catalogue import find_task
+from xlt_scale.tasks.spec import TaskSpec
+
+
+def study_facts(study: StudyOptions, measured: Mapping[str, Mapping[str, Any]] | None = None) -> StudyFacts:
+    """The facts of a study.
+
+    Args:
+        measured: by size what the records say of its model (`size` of records.py): it holds for checkpoints and
+            architectures that are no size of the ladder. Parameters of a size that is not known at all are 0.
+
+    Raises:
+        UserError: an unknown task, or a size that has no model.
+    """
+    catalogue = study_catalogue(study)
+    targets = [_target(study, target, catalogue) for target in study.targets]
+    scored = dict.fromkeys(task for target in targets for task in target.tasks)
+    return StudyFacts(
+        name=study.name,
+        question=study.question,
+        kind=study.kind,
+        baseline=study.baseline,
+        sizes=tuple(_size(study, size, (measured or {}).get(size.name, {})) for size in study.sizes),
+        arms=tuple(_arm(study, arm, catalogue) for arm in study.arms),
+        targets=tuple(targets),
+        tasks=tuple(_task(find_task(catalogue, name)) for name in scored),
+        reference_size=study.reference_size or study.sizes[0].name,
+        seeds={
+            size.name: list(dict.fromkeys(pair for arm in study.arms for pair in study.pairs(size, arm)))
+            for size in study.sizes
+        },
+    )
+
+
+def write_facts(path: Path, facts: StudyFacts) -> None:
+    """Keep the facts as JSON."""
+    write_atomically(path, (json.dumps(asdict(facts), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_facts_file(path: Path) -> StudyFacts:
+    """The facts that `write_facts` wrote.
+
+    Raises:
+        UserError: there are none, or they are of another version of the program.
+    """
+    try:
+        table = json.loads(path.read_bytes())
+        return StudyFacts(
+            **{
+                **table,
+                "sizes": tuple(SizeFacts(**size) for size in table["sizes"]),
+                "arms": tuple(ArmFacts(**_with_tuples(arm, "tasks", "languages")) for arm in table["arms"]),
+                "targets": tuple(
+                    TargetFacts(**_with_tuples(target, "tasks", "languages")) for target in table["targets"]
+                ),
+                "tasks": tuple(TaskFacts(**task) for task in table["tasks"]),
+                "seeds": {size: [(pair[0], pair[1]) for pair in pairs] for size, pairs in table["seeds"].items()},
+            }
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there; start the study first, or name its folder") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"{path} cannot be read; remove it and call `xlt-scale study status` on the study file"
+        ) from None
+
+
+def with_measured(facts: StudyFacts, measured: Mapping[str, Mapping[str, Any]]) -> StudyFacts:
+    """The facts with what records say of the models of sizes whose shape was not known."""
+    sizes = tuple(
+        _size_of_record(size.name, measured[size.name]) if not size.num_parameters and size.name in measured else size
+        for size in facts.sizes
+    )
+    return replace(facts, sizes=sizes)
+
+
+def _with_tuples(table: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**table, **{name: tuple(table[name]) for name in names}}
+
+
+def _size(study: StudyOptions, size: SizeOptions, measured: Mapping[str, Any]) -> SizeFacts:
+    model = run_of_size(study, size).model
+    shape = model_shape(model)
+    if measured and not _is_published(model):
+        return _size_of_record(size.name, measured)
+    if shape is None:
+        return SizeFacts(size.name, "", False, 0, 0)
+    counts = (shape.num_parameters, shape.num_non_embedding_parameters)
+    return SizeFacts(size.name, family_of(shape.model_type), shape.is_pre_norm, *counts)
+
+
+def _is_published(model: ModelOptions) -> bool:
+    """Whether the model is one whose parameters are known exactly: a size of the ladder as it is."""
+    if model.name:
+        return model.name in {size.hub_name for size in SIZES.values()}
+    return model.size in SIZES and not model.architecture
+
+
+def _size_of_record(name: str, measured: Mapping[str, Any]) -> SizeFacts:
+    return SizeFacts(
+        name=name,
+        family=measured["family"],
+        is_pre_norm=measured["is_pre_norm"],
+        num_parameters=measured["num_parameters"],
+        num_non_embedding_parameters=measured["num_non_embedding_parameters"],
+    )
+
+
+def _arm(study: StudyOptions, arm: ArmOptions, catalogue: Catalogue) -> ArmFacts:
+    phases = [phase_of_tables(study.intermediate, table) for table in arm.phases]
+    tasks = tuple(dict.fromkeys(task for phase in phases for task in phase.tasks))
+    return ArmFacts(
+        name=arm.name,
+        label=arm.label or arm.name,
+        tasks=tasks,
+        languages=tuple(dict.fromkeys(code for phase in phases for code in trained_languages(phase, catalogue))),
+        group=arm.group or (find_task(catalogue, tasks[0]).type if tasks else ""),
+    )
+
+
+def _target(study: StudyOptions, target: TargetOptions, catalogue: Catalogue) -> TargetFacts:
+    phase = phase_of_tables(study.target, target.phase)
+    return TargetFacts(
+        name=target.name,
+        label=target.label or target.name,
+        trained="+".join(phase.main_tasks),
+        tasks=tuple(target.evaluate),
+        group=target.group or find_task(catalogue, target.evaluate[0]).type,
+        languages=tuple(trained_languages(phase, catalogue)),
+    )
+
+
+def _task(spec: TaskSpec) -> TaskFacts:
+    if spec.metric not in SCORERS:
+        raise UserError(f"task {spec.name!r} has no score; remove it from the targets' evaluate")
+    scorer = SCORERS[spec.metric]
+    return TaskFacts(spec.name, spec.type, scorer.headline, scorer.version, spec.parallel, spec.source_language)

@@ -1,0 +1,49 @@
+"""What the phases of a study train, and what their models are, in the words of the catalogue and of the analysis."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from xlt_scale.config import PhaseOptions
+from xlt_scale.study_config import StudyOptions
+from xlt_scale.tasks.catalogue import find_task, load_catalogue
+from xlt_scale.tasks.spec import TaskSpec
+
+Catalogue = Mapping[str, TaskSpec]
+
+
+def study_catalogue(study: StudyOptions) -> dict[str, TaskSpec]:
+    """The declared tasks, with those that the study changes or adds."""
+    return load_catalogue(study.run.get("tasks", {}))
+
+
+def family_of(model_type: str) -> str:
+    """The architecture family: XLM-R's XL and XXL are of one ladder with Base and Large, of which they differ in the
+    place of the layer normalisation.
+    """
+    return "xlm-roberta" if model_type == "xlm-roberta-xl" else model_type
+
+
+def is_pre_norm(model_type: str) -> bool:
+    """Whether the family normalises before each block."""
+    return model_type == "xlm-roberta-xl"
+
+
+def phase_of_tables(*tables: Mapping[str, Any]) -> PhaseOptions:
+    """What a phase of a study trains, from its tables; later ones hold. Nothing else of the options is meant."""
+    names = ("task", "mixture", "mixing", "joint", "languages", "task_languages")
+    together: dict[str, Any] = {}
+    for table in tables:
+        together |= {name: table[name] for name in names if name in table}
+    return PhaseOptions(name="phase", steps=1, evaluate=["nothing"], **together)
+
+
+def trained_languages(phase: PhaseOptions, catalogue: Catalogue) -> list[str]:
+    """The languages that a phase is trained in, as far as the options tell: masked language modelling takes all that
+    there are files of.
+    """
+    found: dict[str, None] = {}
+    for task in phase.tasks:
+        spec = find_task(catalogue, task)
+        by_default = [] if spec.kind == "masked_language_modeling" else [spec.source_language]
+        found |= dict.fromkeys(phase.languages_of(task) or by_default)
+    return list(found)
