@@ -1,0 +1,1 @@
+"""Jobs carried out: claims, executors, retries."""

@@ -1,0 +1,63 @@
+"""How a start of a study ended, in numbers and in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xlt_scale.scaling.running.attempts import FailedPhase
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a start of a study ended.
+
+    Attributes:
+        num_phases, num_done: of the grid; done are those with a record.
+        failed: phases given up.
+        blocked: phases that come from those.
+        interrupted: somebody asked for the end.
+        stuck: why nothing more can be started, when that is the reason of the end.
+        waiting: target phases that a learning-rate search has not named.
+    """
+
+    num_phases: int
+    num_done: int
+    failed: tuple[FailedPhase, ...]
+    blocked: tuple[str, ...]
+    interrupted: bool
+    stuck: str = ""
+    waiting: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_done == self.num_phases and not self.waiting
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """What a start of a study says last."""
+    lines = [f"done: {outcome.num_done} of {outcome.num_phases} phases"]
+    for one in outcome.failed:
+        lines.append(f"failed: {one.name}: {one.reason}" + (f" (log: {one.log})" if one.log else ""))
+    if outcome.blocked:
+        lines.append(f"not run, because they come from these: {some(outcome.blocked)}")
+    if outcome.interrupted:
+        lines.append("interrupted: the same command goes on from the last checkpoints")
+    elif outcome.failed:
+        lines.append("mend what is named above; the same command runs only what is missing")
+    elif outcome.stuck:
+        lines.append(f"nothing more can be started: {outcome.stuck}; then the same command goes on")
+    elif outcome.waiting:
+        lines.append(f"{outcome.waiting} target phases have no learning rate: trials of the search are missing")
+    return lines
+
+
+def count(names: Sequence[str], what: str) -> str:
+    return f"{len(names)} {what}{'' if len(names) == 1 else 's'}"
+
+
+def some(names: Sequence[str], shown: int = 4) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
+def gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB"
