@@ -1,0 +1,79 @@
+"""What all figures and tables of one report share: names, order, looks, anchors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from xlt_scale.scaling.report.evidence import Evidence
+from xlt_scale.scaling.report.numbers import ordered, parameter_count, parameter_unit
+from xlt_scale.scaling.report.style import Look, looks, shorten
+from xlt_scale.scaling.results import Analysis
+
+ALL_ARMS = "all"
+ALL_LABEL = "mean of arms"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An analysis with what is looked up again and again.
+
+    Attributes:
+        sizes: those with gains, from small to large.
+        arms: those with gains, in the study's order.
+        tasks: those with gains, in the study's order.
+        parameters: by size.
+    """
+
+    analysis: Analysis
+    evidence: Evidence
+    sizes: tuple[str, ...]
+    arms: tuple[str, ...]
+    tasks: tuple[str, ...]
+    parameters: Mapping[str, int]
+    arm_labels: Mapping[str, str]
+    style: Mapping[str, Look]
+
+    @property
+    def unit(self) -> tuple[float, str]:
+        """What parameters are divided by, and its name."""
+        return parameter_unit(max((self.parameters[size] for size in self.sizes), default=1))
+
+    @property
+    def parameter_label(self) -> str:
+        return f"parameters ({self.unit[1]})" if self.unit[1] else "parameters"
+
+    @property
+    def short_sizes(self) -> Mapping[str, str]:
+        """Names without what they all start with: 'large' of 'xlmr-large', where all are XLM-R."""
+        heads = {size.partition("-")[0] for size in self.sizes}
+        shared = f"{heads.pop()}-" if len(heads) == 1 and len(self.sizes) > 1 else ""
+        return {size: size[len(shared) :] or size for size in self.sizes}
+
+    def arm_label(self, arm: str) -> str:
+        """A label that fits into a figure."""
+        return shorten(self.arm_labels.get(arm, arm))
+
+    def size_label(self, size: str) -> str:
+        """'xlmr-xl, 3.48 B'."""
+        factor, name = self.unit
+        return f"{size}, {parameter_count(self.parameters[size], factor)}\N{NO-BREAK SPACE}{name[:1].upper()}".strip()
+
+    def sizes_in_words(self) -> str:
+        """For captions: which size has how many parameters."""
+        factor, name = self.unit
+        listed = ", ".join(f"{size} {parameter_count(self.parameters[size], factor)}" for size in self.sizes)
+        return f"Sizes ({name} of parameters): {listed}." if name else f"Sizes: {listed}."
+
+
+def subject_of(analysis: Analysis, evidence: Evidence) -> Subject:
+    facts = analysis.results.facts
+    parameters = {size.name: size.num_parameters for size in facts.sizes}
+    by_parameters = sorted(parameters, key=lambda name: parameters[name])
+    groups, cells = analysis.groups, analysis.cells
+    # A name without facts would be a mistake of the analysis; it is shown rather than lost.
+    sizes = tuple(ordered([*groups["size"], *cells["size"]], by_parameters))
+    arms = tuple(ordered([*groups["arm"], *cells["arm"]], [arm.name for arm in facts.arms]))
+    tasks = tuple(ordered(cells["task"], [task.name for task in facts.tasks]))
+    labels = {arm.name: arm.label or arm.name for arm in facts.arms} | {ALL_ARMS: ALL_LABEL}
+    style = looks(arms)
+    parameters |= {size: 1 for size in sizes if size not in parameters}
+    return Subject(analysis, evidence, sizes, arms, tasks, parameters, labels, style)
