@@ -42,7 +42,7 @@ def training_facts(job: PhaseJob, progress: Progress) -> dict[str, Any]:
         "num_non_embedding_parameters": sum(spec.numel for spec in encoder if not spec.is_embedding),
         "model_type": setup.plan.config.model_type,
         "options": job.phase.model_dump(mode="json"),
-        "environment": describe_environment(world),
+        "environment": describe_environment(world, device_type=world.device.type),
         "curve": _curve(setup.folder / "metrics.jsonl", job.phase.name) if world.is_main else [],
     }
 
