@@ -1,24 +1,12 @@
-"""The line over sizes, what a plan detects, and curves for studies with many sizes."""
+"""The line over sizes, and curves for studies with many sizes."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import statsmodels.api as models
-import statsmodels.formula.api as formulas
 
 from xlt_scale.scaling.statistics.effects import Effect, SizeSummary, summarise
 from xlt_scale.scaling.statistics.exploratory_fits import Curve, one_break_law, power_law_of_error
 from xlt_scale.scaling.statistics.fits import LineFit, fit_line, shrunken_variances
-from xlt_scale.scaling.statistics.seed_planning import (
-    VarianceComponents,
-    detectable_slopes,
-    minimum_detectable_slope,
-    planned_power,
-    planned_slope_error,
-    pooled_components,
-    seeds_needed,
-    variance_components,
-)
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -120,70 +108,6 @@ def test_single_run_pairs_give_a_slope_whose_seeds_are_unknown() -> None:
     fit = fit_line({name: summary(name, np.array([x])) for name, x in DECADES.items()}, DECADES)
     assert fit.slope.value == pytest.approx(1.0)
     assert np.isnan(fit.slope.p_value())
-
-
-def test_variance_components_are_those_of_a_mixed_model() -> None:
-    rng = np.random.default_rng(7)
-    pairs = tuple((one, other) for one in range(12) for other in range(3))
-    gains = np.repeat(2.0 * rng.standard_normal(12), 3) + rng.standard_normal(36)
-    table = pd.DataFrame({"gain": gains, "seed": [one for one, _ in pairs]})
-    model = formulas.mixedlm("gain ~ 1", table, groups="seed").fit(reml=True)
-    found = variance_components(Effect("large", pairs, gains, {}))
-    assert found is not None
-    assert found.intermediate == pytest.approx(float(model.cov_re.iloc[0, 0]), rel=0.01)
-    assert found.target == pytest.approx(float(model.scale), rel=0.01)
-
-
-def test_components_of_unequal_clusters_are_unbiased() -> None:
-    rng, pairs = np.random.default_rng(8), ((0, 0), (0, 1), (0, 2), (1, 0), (2, 0), (2, 1), (3, 0))
-    clusters = [one for one, _ in pairs]
-    found = []
-    for _ in range(2000):
-        gains = 3.0 * rng.standard_normal(4)[clusters] + rng.standard_normal(len(pairs))
-        one = variance_components(Effect("large", pairs, gains, {}))
-        assert one is not None
-        found.append(one)
-    pooled = pooled_components(found)
-    assert pooled.intermediate == pytest.approx(9.0, rel=0.08)
-    assert pooled.target == pytest.approx(1.0, rel=0.08)
-
-
-def test_one_run_per_intermediate_seed_has_no_components() -> None:
-    assert variance_components(Effect("large", ((0, 0), (1, 0)), np.array([1.0, 2.0]), {})) is None
-
-
-def test_as_many_seeds_as_are_needed_reach_the_power_and_one_fewer_does_not() -> None:
-    components = [VarianceComponents(0.3, 0.4)] * 4
-    x = list(DECADES.values())
-    number = seeds_needed(-1.0, x, components)
-    assert number is not None
-    assert planned_power(-1.0, *planned_slope_error(x, components, number, 2)) >= 0.8
-    assert planned_power(-1.0, *planned_slope_error(x, components, number - 1, 2)) < 0.8
-
-
-def test_planned_power_is_the_share_of_simulated_slopes_that_are_found() -> None:
-    error, degrees = planned_slope_error(list(DECADES.values()), [VarianceComponents(1.0, 0.0)] * 4, 4, 1)
-    rng, found = np.random.default_rng(9), 0
-    for _ in range(500):
-        found += draw_line(rng, slope=1.5, num_seeds=4).slope.p_value() < 0.05
-    assert planned_power(1.5, error, degrees) == pytest.approx(found / 500, abs=0.12)
-
-
-def test_no_number_of_seeds_finds_a_slope_that_the_items_hide() -> None:
-    assert seeds_needed(-0.1, [0.0, 0.8, 1.28], [VarianceComponents(0.3, 0.4)] * 3, item_variance=1.0) is None
-
-
-def test_more_sizes_and_seeds_detect_smaller_slopes() -> None:
-    components = VarianceComponents(0.25, 0.25)
-    four = detectable_slopes(DECADES, components, [(1, 3), (3, 2), (5, 2)])
-    three = detectable_slopes({name: DECADES[name] for name in ("large", "xl", "xxl")}, components, [(3, 2)])
-    assert np.isnan(four[1, 3])
-    assert four[5, 2] < four[3, 2] < three[3, 2]
-
-
-def test_the_detectable_slope_is_quantiles_times_the_standard_error() -> None:
-    slope = draw_line(np.random.default_rng(10), num_seeds=200).slope
-    assert minimum_detectable_slope(slope) == pytest.approx(2.8 * slope.standard_error, rel=0.01)
 
 
 def test_a_power_law_of_the_error_is_recovered_from_six_sizes() -> None:

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from xlt_scale.scaling.statistics.aggregates import (
-    aggregate,
-    interquartile_mean,
-    median_of_tasks,
-    paired_probability_of_improvement,
-    probability_of_improvement,
-)
+from xlt_scale.scaling.statistics.aggregates import interquartile_mean
 from xlt_scale.scaling.statistics.effects import Effect, SizeSummary, combine_sizes, summarise
 from xlt_scale.scaling.statistics.resampling import bootstrap, effect_sign_flip_p, resample_families, sign_flip_p
 
@@ -135,20 +129,9 @@ def test_one_family_cannot_be_resampled() -> None:
 def test_the_interquartile_mean_cuts_a_quarter_at_each_end() -> None:
     values = np.array([[-100.0, 1.0, 2.0, 3.0], [4.0, 5.0, 6.0, 100.0]])
     assert interquartile_mean(values) == pytest.approx(3.5)
-    assert median_of_tasks(values) == pytest.approx(np.median([-48.0, 3.0, 4.0, 51.5]))
 
 
 def test_one_odd_task_moves_the_interquartile_mean_little() -> None:
-    rng = np.random.default_rng(12)
-    gains = [1.0 + 0.1 * rng.standard_normal(5) for _ in range(9)]
-    odd = [*gains[:-1], gains[-1] - 45.0]
-    assert aggregate(odd).value == pytest.approx(aggregate(gains).value, abs=0.1)
-    assert aggregate(gains).low < aggregate(gains).value < aggregate(gains).high
-
-
-def test_equal_arms_improve_in_half_of_the_comparisons() -> None:
-    scores = [np.arange(5.0), np.arange(5.0) + 10]
-    assert probability_of_improvement(scores, scores).value == pytest.approx(0.5)
-    better = probability_of_improvement(scores, [one + 10 for one in scores])
-    assert (better.value, better.low, better.high) == (1.0, 1.0, 1.0)
-    assert paired_probability_of_improvement([np.array([1.0, 0.0, -1.0, 2.0])]) == pytest.approx(0.625)
+    gains = 1.0 + 0.1 * np.random.default_rng(12).standard_normal((5, 9))
+    odd = gains - np.array([0.0] * 8 + [45.0])
+    assert interquartile_mean(odd) == pytest.approx(interquartile_mean(gains), abs=0.1)

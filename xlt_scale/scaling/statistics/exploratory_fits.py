@@ -23,15 +23,12 @@ class Curve:
         fitted: at the sizes of the fit, in the unit of what was fitted.
         chi_square: weighted sum of squared residuals.
         degrees_of_freedom: sizes - parameters.
-        akaike: chi-square + 2 x parameters, to compare curves of the same sizes; with so few sizes a difference of a
-            few units says nothing.
     """
 
     parameters: dict[str, float]
     fitted: np.ndarray
     chi_square: float
     degrees_of_freedom: int
-    akaike: float
 
 
 def power_law_of_error(
@@ -62,7 +59,7 @@ def power_law_of_error(
         return "the exponent of the power law runs out of bounds: the sizes do not determine it"
     fitted = floor + scale * 10.0 ** (-exponent * np.asarray(log10_n))
     parameters = {"floor": float(floor), "scale": float(scale), "exponent": exponent}
-    return Curve(parameters, fitted, chi_square, len(log10_n) - 3, chi_square + 6.0)
+    return Curve(parameters, fitted, chi_square, len(log10_n) - 3)
 
 
 def one_break_law(
@@ -93,7 +90,7 @@ def one_break_law(
     chi_square, values = best
     names = ("floor", "log_scale", "exponent", "exponent_change", "log10_break", "sharpness")
     parameters = {name: float(value) for name, value in zip(names, values, strict=True)}
-    return Curve(parameters, law(x, *values), chi_square, len(x) - 6, chi_square + 12.0)
+    return Curve(parameters, law(x, *values), chi_square, len(x) - 6)
 
 
 def _usable(standard_errors: np.ndarray | None, count: int) -> np.ndarray:

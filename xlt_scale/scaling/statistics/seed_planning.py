@@ -1,157 +1,96 @@
-"""What a plan of sizes and seeds can detect, from variance components that a study has shown."""
+"""What a study or a plan of one can detect, and how many intermediate seeds would detect more.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+Light to import: the preview of a study uses it before anything has run.
+"""
 
-import numpy as np
-from scipy import stats
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from xlt_scale.scaling.statistics.effects import Effect, Estimate
+if TYPE_CHECKING:
+    from xlt_scale.scaling.statistics.effects import Estimate
 
-MAX_SEEDS = 1000
+POWER = 0.8
+MOST_SEEDS = 200
+"""Intermediate seeds per size: what takes more is said to be out of reach."""
+ASSUMED_SEED_SDS = (0.3, 0.5, 1.0)
+"""Points: how far runs that differ in their seeds alone lie apart, from calm tasks to restless ones."""
 
 
-@dataclass(frozen=True)
-class VarianceComponents:
-    """Of gains of single run pairs at one size, in squared points.
+def detectable(standard_error: float, degrees: float, level: float = 0.05, num_sides: int = 2) -> float:
+    """Smallest true value that a test at that level shows in 80 % of repetitions: (t_level + t_power) standard errors.
 
-    Attributes:
-        intermediate: between intermediate seeds.
-        target: between target seeds of one intermediate seed, with the run's noise on the items.
-        items: of the estimate, not of a pair: what more seeds do not make smaller.
+    Bloom 1995, with t quantiles of those degrees of freedom. nan without spread or degrees of freedom.
     """
+    if math.isnan(degrees) or not degrees > 0.0 or not standard_error > 0.0:
+        return math.nan
+    from scipy.special import stdtrit
 
-    intermediate: float
-    target: float
-    items: float = 0.0
-
-    def variance(self, num_intermediate: int, num_target: int) -> float:
-        """Seeds' part of the variance of a mean gain."""
-        return (self.intermediate + self.target / num_target) / num_intermediate
+    bounded = min(degrees, 1e9)
+    return float(stdtrit(bounded, 1 - level / num_sides) + stdtrit(bounded, POWER)) * standard_error
 
 
-def variance_components(effect: Effect, item_variance: float = 0.0) -> VarianceComponents | None:
-    """Nested analysis of variance, target seeds within intermediate seeds, unequal numbers allowed; None without a
-    second run of any intermediate seed (Searle, Casella and McCulloch 1992, section 3.6).
+def minimum_detectable(estimate: "Estimate", level: float, num_sides: int = 1) -> float:
+    """What the study of an estimate can detect of it, in its unit; nan with a single run pair or without any spread."""
+    return detectable(estimate.standard_error, estimate.degrees_of_freedom, level, num_sides)
 
-    With one intermediate seed nothing is known of others: that component is nan.
+
+def with_seeds(estimate: "Estimate", num_intermediate: int) -> "Estimate":
+    """What the estimate's uncertainty would be with another number of intermediate seeds per size.
+
+    Target seeds within each, and items, stay as they are.
     """
-    clusters = np.array([intermediate for intermediate, _ in effect.pairs])
-    names, counts = np.unique(clusters, return_counts=True)
-    num_pairs, num_clusters = len(clusters), len(names)
-    if num_pairs <= num_clusters:
-        return None
-    means = np.array([effect.gains[clusters == name].mean() for name in names])
-    within = float(np.sum((effect.gains - means[np.searchsorted(names, clusters)]) ** 2))
-    target = within / (num_pairs - num_clusters)
-    if num_clusters < 2:
-        return VarianceComponents(np.nan, target, item_variance)
-    between = float(counts @ (means - effect.gains.mean()) ** 2) / (num_clusters - 1)
-    runs_per_cluster = (num_pairs - float(np.sum(counts**2)) / num_pairs) / (num_clusters - 1)
-    return VarianceComponents(max(0.0, (between - target) / runs_per_cluster), target, item_variance)
-
-
-def pooled_components(components: Sequence[VarianceComponents]) -> VarianceComponents:
-    """Their means: single sizes have too few seeds to plan with."""
-    return VarianceComponents(
-        float(np.mean([one.intermediate for one in components])),
-        float(np.mean([one.target for one in components])),
-        float(np.mean([one.items for one in components])),
+    factor = num_intermediate / max(1, estimate.num_clusters)
+    degrees = estimate.seed_degrees_of_freedom * (num_intermediate - 1) / max(1, estimate.num_clusters - 1)
+    return replace(
+        estimate,
+        seed_variance=estimate.seed_variance / factor,
+        seed_degrees_of_freedom=degrees,
+        num_clusters=num_intermediate,
+        num_pairs=round(estimate.num_pairs * factor),
     )
 
 
-def minimum_detectable_slope(estimate: Estimate, power: float = 0.8, level: float = 0.05) -> float:
-    """Smallest true value that a two-sided test finds with that power: (t_{1 - level/2} + t_{power}) SE, in its unit.
+def seeds_needed(estimate: "Estimate", wanted: float, level: float) -> int | None:
+    """Fewest intermediate seeds per size with which a value of that size is detectable; None where none suffice.
 
-    nan without any spread, or with a single run pair.
+    The spread over seeds is taken as measured; with one intermediate seed it is not known, and so is the answer.
     """
-    degrees = estimate.degrees_of_freedom
-    if np.isnan(degrees) or not estimate.standard_error > 0.0:
-        return float("nan")
-    return _reach(degrees, power, level) * estimate.standard_error
-
-
-def _reach(degrees: float, power: float, level: float) -> float:
-    bounded = min(degrees, 1e9)
-    return float(stats.t.ppf(1 - level / 2, bounded) + stats.t.ppf(power, bounded))
-
-
-def planned_slope_error(
-    log10_n: Sequence[float],
-    components: Sequence[VarianceComponents],
-    num_intermediate: int,
-    num_target: int,
-    item_variance: float = 0.0,
-) -> tuple[float, float]:
-    """Standard error of the slope, all sizes weighted alike, and its degrees of freedom.
-
-    Args:
-        item_variance: of the slope, as estimated (`Estimate.item_variance`): sizes share items, so most of it cancels.
-    """
-    x = np.asarray(log10_n, float)
-    weights = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
-    variances = weights**2 * np.array([one.variance(num_intermediate, num_target) for one in components])
-    seeds, degrees = float(variances.sum()), num_intermediate - 1
-    if seeds <= 0.0 or degrees < 1:
-        return float(np.sqrt(seeds + item_variance)), np.inf if seeds <= 0.0 else np.nan
-    total = seeds + item_variance
-    return float(np.sqrt(total)), float(total**2 / (np.sum(variances**2) / degrees))
-
-
-def planned_power(slope: float, standard_error: float, degrees: float, level: float = 0.05) -> float:
-    """Chance that a two-sided test finds a slope (noncentral t; Johnson, Kotz and Balakrishnan 1995, chapter 31)."""
-    if np.isnan(degrees) or not standard_error > 0.0:
-        return float("nan")
-    bounded = min(degrees, 1e6)
-    critical = stats.t.ppf(1 - level / 2, bounded)
-    shift = abs(slope) / standard_error
-    above, below = stats.nct.sf(critical, bounded, shift), stats.nct.cdf(-critical, bounded, shift)
-    # Far out scipy's series gives nan: the far tail is then 0, the near one the normal law's.
-    above = stats.norm.sf(critical - shift) if np.isnan(above) else above
-    return float(above + np.nan_to_num(below))
-
-
-def seeds_needed(
-    slope: float,
-    log10_n: Sequence[float],
-    components: Sequence[VarianceComponents],
-    num_target: int = 2,
-    item_variance: float = 0.0,
-    power: float = 0.8,
-    level: float = 0.05,
-) -> int | None:
-    """Intermediate seeds per size that find a slope with that power; None where no number of seeds does.
-
-    Args:
-        slope: points per tenfold parameters.
-        components: of each size, in the order of `log10_n`.
-    """
-
-    def finds(count: int) -> bool:
-        return (
-            planned_power(slope, *planned_slope_error(log10_n, components, count, num_target, item_variance)) >= power
-        )
-
-    if not finds(MAX_SEEDS):
+    if estimate.num_clusters < 2 or math.isnan(estimate.seed_variance):
         return None
-    low, high = 1, MAX_SEEDS  # finds(high), not finds(low): power grows with seeds
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if finds(middle) else (middle, high)
-    return high
+    for number in range(2, MOST_SEEDS + 1):
+        if minimum_detectable(with_seeds(estimate, number), level) <= abs(wanted):
+            return number
+    return None
 
 
-def detectable_slopes(
-    sizes: Mapping[str, float], components: VarianceComponents, designs: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], float]:
-    """By (intermediate seeds, target seeds) the smallest slope that 80 % of studies find; nan where seeds leave no
-    degree of freedom.
+def planned_detectable(sizes: Sequence[float], num_intermediate: int, num_target: int) -> list[dict[str, Any]]:
+    """Smallest slopes that a plan would show, for assumed spreads over seeds, before anything has run.
+
+    A run pair's gain has the variance 2 sd^2: one part that target seeds of an intermediate seed share, one of their
+    own. So more target seeds make the second part smaller alone. All sizes count alike; items, lack of fit and what
+    pairing takes away are left out. A two-sided 5 % test, 80 % power, Satterthwaite's degrees of freedom.
 
     Args:
-        sizes: log10(N / N_reference) by size.
+        sizes: numbers of parameters.
+        num_intermediate: intermediate seeds per size.
+        num_target: target seeds of each.
+
+    Returns:
+        Rows of `seed_sd` (points, of a run), `standard_error` and `detectable` (points per tenfold parameters; nan with
+        one intermediate seed, which leaves no degree of freedom); [] with fewer than two different sizes or no seed.
     """
-    found = {}
-    for design in designs:
-        error, degrees = planned_slope_error(list(sizes.values()), [components] * len(sizes), *design)
-        found[design] = float("nan") if np.isnan(degrees) else _reach(degrees, 0.8, 0.05) * error
-    return found
+    places = [math.log10(number) for number in sizes]
+    if len(set(places)) < 2 or num_intermediate < 1 or num_target < 1:
+        return []
+    mean = sum(places) / len(places)
+    spread = sum((place - mean) ** 2 for place in places)
+    squares = [((place - mean) / spread) ** 2 for place in places]
+    freedom = (num_intermediate - 1) * sum(squares) ** 2 / sum(square**2 for square in squares)
+    rows = []
+    for seed_sd in ASSUMED_SEED_SDS:
+        variance = seed_sd**2 * (1 + 1 / num_target) / num_intermediate
+        error = math.sqrt(variance * sum(squares))
+        rows.append({"seed_sd": seed_sd, "standard_error": error, "detectable": detectable(error, freedom)})
+    return rows

@@ -1,0 +1,1 @@
+"""From gains to tables, verdicts and sentences."""
