@@ -1,4 +1,4 @@
-"""The `xlt-scale` command: look things up and check a machine. Training is started by launch/train.py."""
+"""The `xlt-scale` command: studies, checkpoints, scores, look things up. One run is started by launch/train.py."""
 
 import json
 import platform
@@ -16,12 +16,14 @@ from xlt_scale.cli_checkpoint import app as checkpoint_app
 from xlt_scale.cli_convert import convert
 from xlt_scale.cli_export import export
 from xlt_scale.cli_score import score
+from xlt_scale.cli_study import app as study_app
 from xlt_scale.cli_tasks import tasks
 from xlt_scale.errors import USER_ERROR_EXIT_CODE, UserError
 from xlt_scale.sizes import SIZES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(study_app, name="study")
 app.command()(convert)
 app.command()(export)
 app.command()(score)
@@ -74,14 +76,14 @@ def sizes(as_json: AsJson = False) -> None:
 
 
 @app.command()
-def options() -> None:
+def options(study: Annotated[bool, typer.Option("--study", help="Of the study file.")] = False) -> None:
     """Print the reference of the run file: every key, its default and what it is for, in Markdown.
 
     Example: xlt-scale options > docs/run_file.md
     """
-    from xlt_scale.option_reference import run_file_reference
+    from xlt_scale.option_reference import run_file_reference, study_file_reference
 
-    print(run_file_reference(), end="")
+    print(study_file_reference() if study else run_file_reference(), end="")
 
 
 @app.command("micro-world")

@@ -18,6 +18,7 @@ class TrainingError(RuntimeError):
 
 USER_ERROR_EXIT_CODE = 2
 FAILURE_EXIT_CODE = 1
+INTERRUPTED_EXIT_CODE = 130
 _SECONDS_FOR_RANK_0 = 5.0
 
 
@@ -59,7 +60,7 @@ def run_as_program(main: Callable[[], None]) -> None:
         print(f"{'error' if is_users else 'stopped'}: {error}", file=sys.stderr)
         code = USER_ERROR_EXIT_CODE if is_users else FAILURE_EXIT_CODE
     except KeyboardInterrupt:
-        code = 130
+        code = INTERRUPTED_EXIT_CODE
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else FAILURE_EXIT_CODE
     except BaseException:

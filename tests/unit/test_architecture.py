@@ -14,6 +14,7 @@ ROOMS = [
     "config_files",
     "presets",
     "config",
+    "study_config",
     "sizes",
     "micro",
     "tasks",
@@ -29,6 +30,7 @@ ROOMS = [
     "cli_convert",
     "cli_export",
     "cli_score",
+    "cli_study",
     "cli_tasks",
     "cli",
 ]

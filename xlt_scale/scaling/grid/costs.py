@@ -70,6 +70,10 @@ class CostModel:
             if shape is None:
                 self._guess(f"{size}: the model's shape is not known here; counted as free, on one device")
 
+    def num_parameters(self) -> list[int]:
+        """Of each size whose shape is known."""
+        return [shape.num_parameters for shape in self._shapes.values() if shape is not None]
+
     def placements(self) -> dict[str, Placement]:
         """Devices and bytes of each size's runs.
 
@@ -100,8 +104,11 @@ class CostModel:
             for task in options.evaluate
         )
         flops = shape.num_non_embedding_parameters * (6 * trained + 2 * scored)
-        speed = devices * 1e12 * (self.grid.study.resources.teraflops_per_device or _teraflops_of_device())
-        return flops / speed + _SECONDS_PER_PHASE
+        return flops / (devices * 1e12 * self.teraflops_per_device) + _SECONDS_PER_PHASE
+
+    @property
+    def teraflops_per_device(self) -> float:
+        return self.grid.study.resources.teraflops_per_device or (300.0 if has_gpu() else 0.03)
 
     def all_seconds(self, placements: Mapping[str, Placement]) -> dict[str, float]:
         return {name: self.seconds(phase, placements[phase.size].devices) for name, phase in self.grid.phases.items()}
@@ -218,7 +225,3 @@ def has_gpu() -> bool:
 
 def _device_memory_gib() -> float:
     return min(_gpu_memory_mib(), default=80 * 1024) / 1024
-
-
-def _teraflops_of_device() -> float:
-    return 300.0 if has_gpu() else 0.03

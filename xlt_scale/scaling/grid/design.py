@@ -55,6 +55,12 @@ class PlannedPhase:
     learning_rate: float = 0.0
 
     @property
+    def label(self) -> str:
+        """Its place in the grid, for a person."""
+        seeds = ".".join(str(seed) for seed in self.pair if seed >= 0)
+        return " ".join(part for part in (self.size, self.arm, self.target or self.role, seeds) if part)
+
+    @property
     def seed(self) -> int:
         assert self.options.seed is not None
         return self.options.seed

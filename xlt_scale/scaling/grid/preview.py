@@ -1,5 +1,6 @@
 """What `xlt-scale study run --dry-run` prints: the grid, what is done, and what the rest will cost."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from xlt_scale.scaling.grid.design import StudyGrid
 from xlt_scale.scaling.grid.disk import disk_budget, free_bytes, peak_bytes
 from xlt_scale.scaling.grid.folder import StudyFolder
 from xlt_scale.scaling.grid.jobs import Placement, StudyJob
+from xlt_scale.scaling.statistics.seed_planning import planned_detectable
 
 _ROLES = ("pretraining", "intermediate", "target", "search")
 
@@ -48,11 +50,25 @@ def preview(
         "jobs": len(jobs),
         "device_hours": hours,
         "hours": hours / slots if slots else None,
-        "guesses": list(costs.guesses),
+        "guesses": [
+            f"{costs.teraflops_per_device:g} TFLOP/s a device where nothing of the kind has run "
+            "(resources.teraflops_per_device says another)",
+            *costs.guesses,
+        ],
+        "detectable": detectable_slopes(grid, costs),
         "disk": [vars(size) for size in budget],
         "disk_peak_bytes": peak_bytes(budget, at_once, keeps),
         "disk_free_bytes": free_bytes(folder.pool),
     }
+
+
+def detectable_slopes(grid: StudyGrid, costs: CostModel) -> list[dict[str, float | None]]:
+    """By seed SD the change of the gain per tenfold parameters that the study would show in 80 % of repetitions; None
+    where its seeds cannot tell.
+    """
+    seeds = grid.study.seeds
+    rows = planned_detectable(costs.num_parameters(), len(seeds.intermediate), len(seeds.target))
+    return [{name: None if math.isnan(value) else value for name, value in row.items()} for row in rows]
 
 
 def _jobs_at_once(jobs: Sequence[StudyJob], slots: int) -> int:
@@ -127,6 +143,12 @@ def show_preview(plan: Mapping[str, Any], grid: StudyGrid) -> RenderableType:
             for row in plan["disk"]
         ),
     ]
+    if plan["detectable"]:
+        found = [
+            f"{row['detectable']:.2f} at a seed SD of {row['seed_sd']:g}" if row["detectable"] else "nothing"
+            for row in plan["detectable"]
+        ]
+        lines.append(f"detectable change of the gain, points per tenfold parameters (80 % power): {'; '.join(found)}")
     if plan["waiting_for_search"]:
         lines.append(
             f"{plan['waiting_for_search']} target phases wait for the learning-rate search and are not counted"

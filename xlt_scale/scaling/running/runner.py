@@ -356,7 +356,7 @@ class _Runner:
             self._events.write("phase finished", phase=name)
         self._progress.note(names)
         if says:
-            self._say(f"{self._mark} {count(names, 'phase')} recorded: {some(names)}")
+            self._say(f"{self._mark} done: {some([self._grid.phases[name].label for name in names])}")
         if self._grid.waiting and any(self._grid.phases[name].role == "search" for name in names):
             self._plan(self._redesign())
         self._drop_encoders()
