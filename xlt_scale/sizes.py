@@ -86,7 +86,9 @@ def _micro(name: str, hidden: int, heads: int) -> ModelSize:
 SIZES: dict[str, ModelSize] = {
     size.name: size
     for size in (
+        _micro("micro-tiny", 32, 2),
         _micro("micro-small", 64, 2),
+        _micro("micro-medium", 96, 3),
         _micro("micro-large", 128, 4),
         _size("xlmr-base", "xlm-roberta", 12, 768, 12, 250_002, "FacebookAI/xlm-roberta-base"),
         _size("xlmr-large", "xlm-roberta", 24, 1024, 16, 250_002, "FacebookAI/xlm-roberta-large"),

@@ -1,8 +1,8 @@
 """What the micro world is made of: its concepts, grouped by the part of the world they belong to.
 
-The intermediate task lives in the part of things and their kinds, the target tasks in the parts of feelings and of
-topics. The parts share only people, modifiers of time and the frame of a sentence, so a gain on a target task cannot
-come from having seen its words with labels before.
+The intermediate tasks live in the part of things and their kinds, the target tasks in the parts of feelings and of
+topics. The parts share only people, question words, modifiers of time and the frame of a sentence, so a gain on a
+target task cannot come from having seen its words with labels before.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,10 @@ NUMBERS = ("2", "3", "4", "5", "6")
 
 PEOPLE = ("teacher", "farmer", "doctor", "child", "king", "sailor")
 TIMES = ("today", "yesterday", "soon", "often")
+# A question says one of these in the place of what it asks for, in every language alike.
+WHO, WHAT, WHERE = "who", "what", "where"
 
-# The part of things: every thing is of one kind.
+# The part of things: every thing is of one kind, and what is done to things follows a fixed order, round and round.
 KINDS: Mapping[str, tuple[str, ...]] = {
     "animal": ("dog", "cat", "horse", "goat", "bear"),
     "fruit": ("apple", "pear", "plum", "cherry", "grape"),
@@ -24,8 +26,34 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 }
 THINGS = tuple(thing for things in KINDS.values() for thing in things)
 KIND_OF: Mapping[str, str] = {thing: kind for kind, things in KINDS.items() for thing in things}
-HANDLING = ("sees", "finds", "keeps", "carries", "wants", "paints")
+HANDLING = ("sees", "wants", "finds", "carries", "keeps", "paints")
+NEXT_DEED: Mapping[str, str] = dict(zip(HANDLING, HANDLING[1:] + HANDLING[:1], strict=True))
 QUALITIES = ("big", "small", "red", "white", "old")
+# Some things, and all that is done to them, have two words.
+SYNONYMS: Mapping[str, str] = {
+    "dog": "hound",
+    "horse": "steed",
+    "goat": "kid",
+    "apple": "pippin",
+    "pear": "quince",
+    "plum": "damson",
+    "hammer": "mallet",
+    "knife": "blade",
+    "shovel": "spade",
+    "cart": "carriage",
+    "sled": "sleigh",
+    "bicycle": "bike",
+    "coat": "cloak",
+    "hat": "cap",
+    "glove": "mitten",
+    "sees": "spots",
+    "wants": "desires",
+    "finds": "discovers",
+    "carries": "hauls",
+    "keeps": "holds",
+    "paints": "colours",
+}
+THINGS_WITH_SYNONYM = tuple(thing for thing in THINGS if thing in SYNONYMS)
 
 # The part of feelings: every state and every deed is good or bad.
 STATES: Mapping[str, tuple[str, ...]] = {
@@ -39,7 +67,7 @@ DEEDS: Mapping[str, tuple[str, ...]] = {
 LINKS = ("is", "seems", "becomes")
 NEGATION = "not"
 
-# The part of topics: every word has one topic, every noun one synonym.
+# The part of topics: every word has one topic.
 TOPIC_NOUNS: Mapping[str, tuple[str, ...]] = {
     "sea": ("boat", "shore", "wave", "harbour"),
     "farm": ("field", "barn", "seed", "crop"),
@@ -52,24 +80,8 @@ TOPIC_VERBS: Mapping[str, tuple[str, ...]] = {
     "school": ("teaches", "studies"),
     "market": ("sells", "pays"),
 }
-SYNONYMS: Mapping[str, str] = {
-    "boat": "ship",
-    "shore": "coast",
-    "wave": "swell",
-    "harbour": "port",
-    "field": "meadow",
-    "barn": "shed",
-    "seed": "grain",
-    "crop": "harvest",
-    "book": "volume",
-    "lesson": "class",
-    "pupil": "student",
-    "exam": "test",
-    "shop": "store",
-    "price": "cost",
-    "coin": "money",
-    "stall": "booth",
-}
+ALL_TOPIC_NOUNS = tuple(noun for nouns in TOPIC_NOUNS.values() for noun in nouns)
+ALL_TOPIC_VERBS = tuple(verb for verbs in TOPIC_VERBS.values() for verb in verbs)
 PLACE_MARK = "at"
 
 # One tuple per word class: cognates are spread evenly over the classes, so that no task is favoured by chance.
@@ -82,9 +94,9 @@ CLASSES: tuple[tuple[str, ...], ...] = (
     QUALITIES,
     STATES["positive"] + STATES["negative"],
     DEEDS["positive"] + DEEDS["negative"],
-    (*LINKS, NEGATION, PLACE_MARK),
-    tuple(noun for nouns in TOPIC_NOUNS.values() for noun in nouns),
-    tuple(verb for verbs in TOPIC_VERBS.values() for verb in verbs),
+    (*LINKS, NEGATION, PLACE_MARK, WHO, WHAT, WHERE),
+    ALL_TOPIC_NOUNS,
+    ALL_TOPIC_VERBS,
 )
 
 

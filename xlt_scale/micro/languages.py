@@ -8,8 +8,8 @@ in a single property. The codes are private-use codes of ISO 639-2.
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, cast
 
 from xlt_scale.micro.concepts import CLASSES, NAMES, NEGATION, NUMBERS, PLACE_MARK, forms_in_english
 
@@ -55,8 +55,7 @@ _CONSONANTS = {"e": "bdfglmnrstv", "f": "kptlmnsh", "g": "bdgzvrnyj", "h": "qxkt
 _VOWELS = {"e": "aeiou", "f": "aeo", "g": "aiu", "h": "eiou"}
 
 
-@dataclass(frozen=True)
-class Clause:
+class Clause(NamedTuple):
     """What a sentence says, before any language: concepts in their roles; '' where a role is empty."""
 
     subject: str
@@ -69,17 +68,44 @@ class Clause:
     negated: bool = False
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """One token of a sentence and the role that it has there."""
 
     text: str
     role: Role
 
 
+# Languages that labelled sets can be trained in: the source language and one of each family that differs from it in
+# cognates alone, nearer or farther.
+TRAINING_LANGUAGES = ("qen", "qea", "qfa", "qga")
+
 # A chooser decides between ways of saying the same: which synonym of a concept, and whether the time comes first.
 TIME_FIRST = "time first"
 Chooser = Callable[[str, int], int]
+
+
+# What stands where in a clause without its time, by word order; a "mark" goes with a place, a "suffix" with an object.
+_ORDERS: dict[Order, tuple[str, ...]] = {
+    "SVO": ("subject", "negation", "verb", "modifier", "object", "suffix", "state", "mark", "place"),
+    "SOV": ("subject", "modifier", "object", "suffix", "state", "negation", "verb", "place", "mark"),
+    "VSO": ("negation", "verb", "subject", "object", "modifier", "suffix", "state", "mark", "place"),
+}
+# Beside the concepts of a clause, the words that only its grammar asks for.
+_FIELDS = (*Clause._fields, "negation", "suffix", "mark")
+
+
+class _Forms(dict[str, tuple[Word, ...]]):
+    """The words of each concept in one slot; a world has millions of words, so each is made once."""
+
+    def __init__(self, slot: str, lexicon: dict[str, tuple[str, ...]]) -> None:
+        super().__init__()
+        self._role: Role = "function" if slot in ("mark", "suffix") else cast(Role, slot)
+        self._lexicon = lexicon
+
+    def __missing__(self, concept: str) -> tuple[Word, ...]:
+        forms = tuple(Word(text, self._role) for text in self._lexicon.get(concept, (concept,)))
+        self[concept] = forms
+        return forms
 
 
 @dataclass(frozen=True)
@@ -89,37 +115,37 @@ class Tongue:
     language: Language
     lexicon: dict[str, tuple[str, ...]]
     object_suffix: str
+    _slots: tuple[tuple[int, _Forms], ...] = field(init=False, repr=False, compare=False)
+    _times: _Forms = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        order = _ORDERS[self.language.order]
+        slots = tuple((_FIELDS.index(slot), _Forms(slot, self.lexicon)) for slot in order)
+        object.__setattr__(self, "_slots", slots)
+        object.__setattr__(self, "_times", _Forms("time", self.lexicon))
 
     def words(self, clause: Clause, choose: Chooser) -> list[Word]:
         """The clause as tokens; `choose(concept, number of forms)` picks among synonyms."""
-
-        def say(concept: str, role: Role) -> list[Word]:
-            if not concept:
-                return []
-            forms = self.lexicon.get(concept, (concept,))
-            return [Word(forms[choose(concept, len(forms)) if len(forms) > 1 else 0], role)]
-
-        order = self.language.order
-        modifier, noun = say(clause.modifier, "modifier"), say(clause.object, "object")
-        noun_phrase = noun + modifier if order == "VSO" else modifier + noun
-        if noun and self.object_suffix:
-            noun_phrase = [*noun_phrase, Word(self.object_suffix, "function")]
-        place = say(clause.place, "place")
-        if place:
-            mark = say(PLACE_MARK, "function")
-            place = place + mark if order == "SOV" else mark + place
-        verb = say(clause.verb, "verb")
-        if clause.negated:
-            verb = say(NEGATION, "negation") + verb
-        parts = {"S": say(clause.subject, "subject"), "V": verb, "O": noun_phrase + say(clause.state, "state")}
-        core = [word for letter in order for word in parts[letter]]
-        time = say(clause.time, "time")
-        front = bool(time) and choose(TIME_FIRST, 2) == 1
-        return time + core + place if front else core + place + time
+        concepts: tuple[Any, ...] = (
+            *clause,
+            NEGATION if clause.negated else "",
+            self.object_suffix if clause.object else "",
+            PLACE_MARK if clause.place else "",
+        )
+        said = []
+        for number, forms_of in self._slots:
+            concept = concepts[number]
+            if concept:
+                forms = forms_of[concept]
+                said.append(forms[0] if len(forms) == 1 else forms[choose(concept, len(forms))])
+        if clause.time:
+            time = self._times[clause.time][0]
+            said.insert(0 if choose(TIME_FIRST, 2) == 1 else len(said), time)
+        return said
 
     def sentence(self, clause: Clause, choose: Chooser) -> str:
         """The clause as text, tokens apart by one space."""
-        return " ".join(word.text for word in self.words(clause, choose))
+        return " ".join([word.text for word in self.words(clause, choose)])
 
 
 def _new_word(rng: random.Random, family: str, taken: set[str], syllables: int) -> str:

@@ -1,20 +1,23 @@
 """Writes a micro world to a folder, as plain files that the toolkit reads like any published data set."""
 
+import gc
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from xlt_scale.micro.concepts import NAMES, NUMBERS
-from xlt_scale.micro.labelled import TASKS, render_item, sample_items
-from xlt_scale.micro.languages import LANGUAGES, SOURCE_LANGUAGE, Clause, Tongue, build_tongues
-from xlt_scale.micro.sentences import Habits, any_clause, coherent_pair, draw, random_forms, split_of
+from xlt_scale.micro.formats import write_items, write_lines
+from xlt_scale.micro.items import SEPARATOR
+from xlt_scale.micro.labelled import TASKS, sample_items
+from xlt_scale.micro.languages import LANGUAGES, SOURCE_LANGUAGE, TRAINING_LANGUAGES, Clause, Tongue, build_tongues
+from xlt_scale.micro.sentences import Habits, any_clause, coherent_text, draw, random_forms, split_of
 from xlt_scale.micro.tokenizer import write_tokenizer
 
 # Bump whenever the files of a seed change.
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "5"
 
-SEPARATOR = "."
 MONOLINGUAL_LINES = 1500
 RETRIEVAL_LINES = 300
 
@@ -30,23 +33,34 @@ def write_micro_world(folder: Path, world_seed: int) -> None:
     """
     if world_seed < 0:
         raise ValueError(f"world_seed is {world_seed}: give an integer of 0 or more")
-    folder = Path(folder)
+    with _collector_paused():
+        _write(Path(folder), world_seed)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Hundreds of thousands of items make Python's garbage collector look through them all again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _write(folder: Path, world_seed: int) -> None:
     tongues = build_tongues(world_seed)
     for code, tongue in tongues.items():
-        _write_lines(folder / "text" / f"{code}.txt", _monolingual(tongue, world_seed))
+        write_lines(folder / "text" / f"{code}.txt", _monolingual(tongue, world_seed))
         if code != SOURCE_LANGUAGE:
             rows = _parallel(tongue, tongues[SOURCE_LANGUAGE], world_seed)
-            _write_lines(folder / "parallel" / f"{code}-{SOURCE_LANGUAGE}.tsv", rows)
+            write_lines(folder / "parallel" / f"{code}-{SOURCE_LANGUAGE}.tsv", rows)
     _write_labelled(folder, tongues, world_seed)
     _write_retrieval(folder, tongues, world_seed)
     vocabulary_size = write_tokenizer(folder / "tokenizer", _vocabulary(tongues))
     description = json.dumps(_describe(world_seed, vocabulary_size), indent=2)
-    _write_lines(folder / "world.json", [description])
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes("".join(line + "\n" for line in lines).encode())
+    write_lines(folder / "world.json", [description])
 
 
 def _monolingual(tongue: Tongue, world_seed: int) -> list[str]:
@@ -55,9 +69,9 @@ def _monolingual(tongue: Tongue, world_seed: int) -> list[str]:
     habits = Habits(world_seed)
     lines: list[str] = []
     while len(lines) < MONOLINGUAL_LINES:
-        pair = coherent_pair(rng, habits)
-        if all(split_of(clause, world_seed) != "test" for clause in pair):
-            lines.append(f" {SEPARATOR} ".join(tongue.sentence(clause, choose) for clause in pair))
+        clauses = coherent_text(rng, habits)
+        if all(split_of(clause, world_seed) != "test" for clause in clauses):
+            lines.append(f" {SEPARATOR} ".join(tongue.sentence(clause, choose) for clause in clauses))
     return lines
 
 
@@ -73,13 +87,13 @@ def _parallel(tongue: Tongue, source: Tongue, world_seed: int) -> list[str]:
 
 
 def _write_labelled(folder: Path, tongues: dict[str, Tongue], world_seed: int) -> None:
+    """Every set in all of its languages: the same items in the same order, so that languages can be compared."""
     for task in TASKS:
-        for split in ("train", "dev", "test"):
+        for split in task.counts:
             items = sample_items(task, split, world_seed)
-            for code in tongues if split == "test" else [SOURCE_LANGUAGE]:
+            for code in tongues if split == "test" else TRAINING_LANGUAGES:
                 rng = random.Random(f"{world_seed}/{task.name}/{split}/{code}")
-                rows = ("\t".join(render_item(item, tongues[code], rng)) for item in items)
-                _write_lines(folder / task.name / f"{split}-{code}.tsv", rows)
+                write_items(folder / task.name / f"{split}-{code}", items, tongues[code], rng)
 
 
 def _write_retrieval(folder: Path, tongues: dict[str, Tongue], world_seed: int) -> None:
@@ -97,7 +111,7 @@ def _write_retrieval(folder: Path, tongues: dict[str, Tongue], world_seed: int) 
         for side in (tongue, tongues[SOURCE_LANGUAGE]):
             choose = random_forms(random.Random(f"{world_seed}/retrieval/{side.language.code}"))
             path = folder / "retrieval" / f"{stem}.{side.language.code}"
-            _write_lines(path, (side.sentence(clause, choose) for clause in clauses))
+            write_lines(path, (side.sentence(clause, choose) for clause in clauses))
 
 
 def _vocabulary(tongues: dict[str, Tongue]) -> list[str]:
@@ -115,6 +129,7 @@ def _describe(world_seed: int, vocabulary_size: int) -> dict[str, object]:
         "generator_version": GENERATOR_VERSION,
         "world_seed": world_seed,
         "source_language": SOURCE_LANGUAGE,
+        "training_languages": list(TRAINING_LANGUAGES),
         "vocabulary_size": vocabulary_size,
         "languages": {
             language.code: {
