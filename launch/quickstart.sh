@@ -7,9 +7,10 @@ usage: bash launch/quickstart.sh [OUTPUT]
 
 Makes an environment (.venv) when there is none, then shows the main job on the machine as it is:
   1. one ZeRO-3 run of launch/runs/micro.toml, on two CPU processes or on all visible GPUs
-  2. the grid on the micro benchmark: two model sizes, with and without the intermediate task, two seeds,
-     ending with the table of zero-shot scores and gains
-OUTPUT is the folder for all results; default runs/quickstart-<date and time>.
+  2. a study of the micro benchmark (studies/micro/quickstart.toml): three model sizes, with and without an
+     intermediate task, three seeds, ending with a report on how the gain changes with size
+OUTPUT is the folder for all results; default runs/quickstart-<date and time>. Started again with the same OUTPUT,
+it goes on where it was.
 Environment variables: see launch/environment.sh.
 TEXT
 }
@@ -41,5 +42,7 @@ source launch/environment.sh
 part "environment" use_environment
 part "compiled ops" python -m xlt_scale.engines.compiled_ops
 part "one ZeRO-3 run" zero3_run
-part "the grid" python -m xlt_scale.scaling.micro_grid --output "$output/grid"
+part "the study" python -m xlt_scale.cli study run studies/micro/quickstart.toml --output "$output/study" --no-report
+part "the report" python -m xlt_scale.cli study report "$output/study"
 echo "results: $output"
+echo "report: $output/study/report/index.html"

@@ -9,7 +9,7 @@ import pytest
 
 from xlt_scale.config import load_run
 from xlt_scale.errors import UserError
-from xlt_scale.option_reference import run_file_reference
+from xlt_scale.option_reference import run_file_reference, study_file_reference
 from xlt_scale.training.setup import check_before_launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +19,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "ds_c
 def test_the_page_of_the_run_file_is_up_to_date() -> None:
     assert (ROOT / "docs" / "run_file.md").read_text() == run_file_reference(), (
         "run: xlt-scale options > docs/run_file.md"
+    )
+
+
+def test_the_page_of_the_study_file_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "study_file.md").read_text() == study_file_reference(), (
+        "run: xlt-scale options --study > docs/study_file.md"
     )
 
 
@@ -41,7 +47,7 @@ def commands(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_run_files_and_scripts_in_commands_exist(page: Path) -> None:
     for command in commands(page):
-        for path in re.findall(r"(?:launch|tests|ds_configs|benchmarks)/[\w./-]+", command):
+        for path in re.findall(r"(?:launch|tests|ds_configs|benchmarks|studies)/[\w./-]+", command):
             assert (ROOT / path).exists(), f"{page.name}: {command}"
 
 
@@ -53,7 +59,7 @@ def test_settings_in_commands_are_valid(page: Path) -> None:
             load_run(ROOT / run_file[0], re.findall(r"--set (\S+)", command))
 
 
-@pytest.mark.parametrize("command", ["sizes", "tasks", "tasks xnli", "options", "doctor"])
+@pytest.mark.parametrize("command", ["sizes", "tasks", "tasks xnli", "options", "options --study", "doctor"])
 def test_the_command_line_answers(command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "xlt_scale.cli", *command.split()], capture_output=True, text=True, cwd=ROOT, check=False
