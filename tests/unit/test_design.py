@@ -153,6 +153,16 @@ def test_a_checkpoint_stands_in_for_pre_training(tmp_path: Path) -> None:
         ({"pretraining": []}, "starts from scratch; add [[pretraining]] phases"),
         ({"sizes": [{"name": "x", "checkpoint": "nowhere", "model": {"size": "micro-small"}}]}, "no finished phase"),
         ({"intermediate": {"epochs": -1}}, "epochs = -1"),
+        ({"target": {}}, "phase 'valence' trains ['micro-valence']: give steps or epochs"),
+        (
+            {"sizes": [{"name": "a", "model": {"size": "micro-small"}}, {"name": "micro-small"}]},
+            "sizes 'a' and 'micro-small' are the same model; remove one",
+        ),
+        (
+            {"targets": [*TABLES["targets"], {**TABLES["targets"][0], "name": "again"}]},
+            "make them one target that has both in evaluate",
+        ),
+        ({"targets": [{"name": "valence", "evaluate": ["micro-valence"]}]}, "'micro-valence' needs a trained head"),
     ],
 )
 def test_what_cannot_be_a_grid_is_refused_with_the_mend(tmp_path: Path, changes: Any, message: str) -> None:

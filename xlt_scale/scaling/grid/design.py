@@ -200,11 +200,11 @@ class _Designer:
                             learning_rate=rate,
                         )
 
-    def _options(self, size: SizeOptions, table: Mapping[str, Any], place: str) -> tuple[PhaseOptions, str]:
+    def _options(self, size: SizeOptions, table: Mapping[str, Any], place: str, name: str) -> tuple[PhaseOptions, str]:
         """The options of a phase, and what of them and of its run decides its result, but for the seed."""
         key = json.dumps([size.name, {**table, "seed": None}], sort_keys=True, default=str)
         if key not in self._known_options:
-            options = _phase_options(self._runs[size.name], table, place)
+            options = _phase_options(self._runs[size.name], {"name": name, **table}, place)
             catalogue = self._catalogues[size.name]
             check_tasks(options, catalogue, place)
             is_generated = self._runs[size.name].model.tokenizer == "micro" or any(
@@ -228,7 +228,7 @@ class _Designer:
         learning_rate: float = 0.0,
     ) -> str:
         place = " ".join(part for part in (self._study.name, size.name, arm, target, role) if part)
-        options, decisive = self._options(size, table, place)
+        options, decisive = self._options(size, table, place, target or arm or role)
         # A phase without training has no use for a seed: the encoder of an arm is scored once.
         seed = table["seed"] if options.trains else None
         label = "-".join(options.tasks) if options.trains else "scores"
@@ -239,6 +239,10 @@ class _Designer:
         known = self._phases.get(name)
         if known is None:
             self._phases[name] = PlannedPhase(name, role, size.name, parent, options, arm, target, pair, learning_rate)
+        elif known.size != size.name:
+            raise UserError(
+                f"study {self._study.name!r}: sizes {known.size!r} and {size.name!r} are the same model; remove one"
+            )
         elif known.role in ("target", "search") and (known.arm, known.target, known.pair) != (arm, target, pair):
             raise UserError(
                 f"{place}: it trains the same as target {known.target!r} of arm {known.arm!r}; make them one target "
@@ -312,7 +316,7 @@ def _trains(options: Mapping[str, Any]) -> bool:
 
 
 def _phase_options(run: RunOptions, table: Mapping[str, Any], place: str) -> PhaseOptions:
-    whole = run.model_dump(mode="json", exclude_none=True) | {"phases": [{"name": "phase", **table}]}
+    whole = run.model_dump(mode="json", exclude_none=True) | {"phases": [dict(table)]}
     return make_run(whole, [], place).phases[0]
 
 
