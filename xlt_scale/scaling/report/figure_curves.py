@@ -83,8 +83,8 @@ def learning_curves(subject: Subject, tables: CurveTables) -> Drawing | None:
     for position, (axes, place) in enumerate(zip(all_axes, places, strict=True)):
         size, target = place
         _panel(axes, subject, tables, place, style, has_lines)
-        name = shorten(target or INTERMEDIATE, 16)
-        axes.set_title(f"{name}, {shorten(size, 14)}" if columns > 1 else name)
+        name = shorten(target or INTERMEDIATE, 24)
+        axes.set_title(f"{name}, {shorten(size, 16)}" if columns > 1 else name)
         axes.set(xlim=(0, 1), ylim=_loss_limits(tables, target, has_lines))
         _share_axis(axes, position % columns == 0, position >= len(all_axes) - columns)
     labels = [subject.arm_label(arm) for arm in arms]

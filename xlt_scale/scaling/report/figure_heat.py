@@ -101,7 +101,7 @@ def _left_out(subject: Subject) -> dict[_Key, _Gain]:
 def _drawn(
     subject: Subject, titles: list[str], row_names: list[str], maps: list[list[HeatCell]], bound: float
 ) -> Figure:
-    tasks = [shorten(task, 18) for task in subject.tasks]
+    tasks = [shorten(task, 28) for task in subject.tasks]
     names = widest(row_names, 7) + 0.12
     columns = 2 if len(titles) > 1 and len(tasks) <= 10 else 1
     across = (7.0 - names - 0.1 - (columns - 1) * 0.25) / columns

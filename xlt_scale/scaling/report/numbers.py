@@ -67,10 +67,9 @@ def span(values: Iterable[float]) -> str:
 
 def parameter_unit(largest: float) -> tuple[float, str]:
     """What parameters are divided by on an axis, and what it is called."""
-    for factor, name in ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands")):
-        if largest >= factor:
-            return factor, name
-    return 1.0, ""
+    if largest >= 1e9:
+        return 1e9, "billions"
+    return (1e6, "millions") if largest >= 1e4 else (1.0, "")
 
 
 def parameter_count(value: float, factor: float) -> str:

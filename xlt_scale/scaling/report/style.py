@@ -83,7 +83,7 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
     }
 
 
-def shorten(text: str, length: int = 22) -> str:
+def shorten(text: str, length: int = 30) -> str:
     """Cut in the middle, where names of tasks and arms differ least."""
     if len(text) <= length:
         return text
