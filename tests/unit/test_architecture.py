@@ -11,6 +11,7 @@ PACKAGE = ROOT / "xlt_scale"
 # docs/architecture.md: a room imports from itself and from those before it.
 ROOMS = [
     "errors",
+    "collector",
     "config_files",
     "presets",
     "config",

@@ -1,12 +1,10 @@
 """Writes a micro world to a folder, as plain files that the toolkit reads like any published data set."""
 
-import gc
 import json
 import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from xlt_scale.collector import collector_paused
 from xlt_scale.micro.concepts import NAMES, NUMBERS
 from xlt_scale.micro.formats import write_items, write_lines
 from xlt_scale.micro.items import SEPARATOR
@@ -33,20 +31,8 @@ def write_micro_world(folder: Path, world_seed: int) -> None:
     """
     if world_seed < 0:
         raise ValueError(f"world_seed is {world_seed}: give an integer of 0 or more")
-    with _collector_paused():
+    with collector_paused():
         _write(Path(folder), world_seed)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Hundreds of thousands of items make Python's garbage collector look through them all again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _write(folder: Path, world_seed: int) -> None:

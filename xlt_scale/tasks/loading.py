@@ -1,12 +1,11 @@
 """Examples of a task: from its published files or from the hub, in one language and split."""
 
-import gc
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from xlt_scale.collector import collector_paused
 from xlt_scale.errors import UserError, nearest
 from xlt_scale.tasks.building import build_examples
 from xlt_scale.tasks.entity_files import read_candidates
@@ -145,19 +144,7 @@ def find_origin(spec: TaskSpec, split: Split, language: str, source: DataSource)
     raise UserError(f"task {spec.name!r}: no {split} data in language {language!r}; {mend}")
 
 
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Millions of new lists make Python's garbage collector look through them all again and again."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_collector_paused()
+@collector_paused()
 def _load(spec: TaskSpec, split: Split, language: str, source: DataSource, is_scored: bool) -> Examples:
     origin = find_origin(spec, split, language, source)
     if origin.hub is not None:
