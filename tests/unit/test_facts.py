@@ -1,14 +1,12 @@
 """What a study is about: sizes, arms, targets and tasks from its options, the catalogue and the records."""
 
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_records import study_table
 
 from xlt_scale.errors import UserError
-from xlt_scale.scaling.records.facts import read_facts_file, study_facts, with_measured, write_facts
+from xlt_scale.scaling.records.facts import study_facts
 from xlt_scale.sizes import SIZES
 from xlt_scale.study_config import StudyOptions
 
@@ -40,11 +38,6 @@ def test_a_checkpoint_has_the_counts_that_its_records_measured(tmp_path: Path) -
     options = study(tmp_path, sizes=[{"name": "mine", "model": {"name": "somebody/model"}}])
     assert study_facts(options).sizes[0].num_parameters == 0
     assert study_facts(options, MEASURED).sizes[0].num_parameters == 123
-
-
-def test_counts_can_be_filled_in_later(tmp_path: Path) -> None:
-    facts = study_facts(study(tmp_path, sizes=[{"name": "mine", "model": {"name": "somebody/model"}}]))
-    assert with_measured(facts, MEASURED).sizes[0].is_pre_norm
 
 
 def test_records_do_not_change_the_counts_of_published_sizes(tmp_path: Path) -> None:
@@ -86,24 +79,6 @@ def test_a_target_that_only_scores_trains_nothing(tmp_path: Path) -> None:
 def test_tasks_have_the_headline_and_the_version_of_their_scorer(tmp_path: Path) -> None:
     task = next(task for task in study_facts(study(tmp_path)).tasks if task.name == "xquad")
     assert (task.metric, task.scorer, task.is_parallel) == ("f1", "squad-1 (v1.1 rules)", True)
-
-
-def test_facts_come_back_from_their_file(tmp_path: Path) -> None:
-    facts = study_facts(study(tmp_path))
-    write_facts(tmp_path / "facts.json", facts)
-    assert read_facts_file(tmp_path / "facts.json") == facts
-
-
-def test_facts_of_another_version_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "facts.json").write_text(json.dumps({"name": "x"}))
-    with pytest.raises(UserError, match="cannot be read; remove it"):
-        read_facts_file(tmp_path / "facts.json")
-
-
-def test_facts_can_be_replaced_in_part(tmp_path: Path) -> None:
-    facts = replace(study_facts(study(tmp_path)), reference_size="micro-small")
-    write_facts(tmp_path / "facts.json", facts)
-    assert read_facts_file(tmp_path / "facts.json").reference_size == "micro-small"
 
 
 def test_an_unknown_task_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from xlt_scale.scaling.statistics.aggregates import interquartile_mean
 from xlt_scale.scaling.statistics.effects import Effect, SizeSummary, combine_sizes, summarise
-from xlt_scale.scaling.statistics.resampling import bootstrap, effect_sign_flip_p, resample_families, sign_flip_p
+from xlt_scale.scaling.statistics.resampling import bootstrap, resample_families, sign_flip_p
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
@@ -80,7 +80,7 @@ def test_equal_gains_give_draws_without_spread() -> None:
 
 def test_gains_of_zero_without_any_spread_have_no_p() -> None:
     effect = Effect("large", ((0, 0), (1, 0)), np.zeros(2), {"task": np.zeros((2, 9), np.float32)})
-    assert np.isnan(effect_sign_flip_p(effect))
+    assert np.isnan(sign_flip_p([summarise([(1.0, effect)])])[0])
 
 
 @pytest.mark.parametrize("item_sd", [0.0, 3.0, 15.0])
@@ -95,7 +95,7 @@ def test_sign_flips_reject_no_more_often_than_they_should(item_sd: float) -> Non
 
 def test_seeds_alone_cannot_reach_a_smaller_p_than_their_signs_allow() -> None:
     effect = Effect("large", tuple((seed, 0) for seed in range(3)), np.array([5.0, 5.1, 4.9]), {})
-    assert effect_sign_flip_p(effect) == pytest.approx(0.25)
+    assert sign_flip_p([summarise([(1.0, effect)])])[0] == pytest.approx(0.25)
 
 
 def test_sign_flips_find_a_gain_that_items_and_seeds_agree_on() -> None:
@@ -106,7 +106,7 @@ def test_sign_flips_find_a_gain_that_items_and_seeds_agree_on() -> None:
 def test_a_single_run_pair_is_flipped_item_by_item() -> None:
     values = (1.0 + np.random.default_rng(9).standard_normal((1, 200))).astype(np.float32)
     effect = Effect("large", ((0, 0),), values.mean(axis=1), {"task": values})
-    assert effect_sign_flip_p(effect) < 0.01
+    assert sign_flip_p([summarise([(1.0, effect)])])[0] < 0.01
 
 
 def test_families_widen_a_claim_about_languages() -> None:

@@ -7,8 +7,6 @@ from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 from xlt_scale.micro.concepts import (
-    ALL_TOPIC_NOUNS,
-    ALL_TOPIC_VERBS,
     DEEDS,
     HANDLING,
     KIND_OF,
@@ -128,12 +126,6 @@ def topic_clause(rng: random.Random, topic: str, habits: Habits = NO_HABITS) -> 
     noun = habits.choose(rng, subject, TOPIC_NOUNS[topics[1]])
     place = habits.choose(rng, noun, [word for word in TOPIC_NOUNS[topics[2]] if word != noun])
     return Clause(subject, verb, noun, place=place)
-
-
-def mixed_clause(rng: random.Random) -> Clause:
-    """Words of all topics without regard to which go together."""
-    noun, place = rng.sample(ALL_TOPIC_NOUNS, 2)
-    return Clause(pick(rng, PERSONS), pick(rng, ALL_TOPIC_VERBS), noun, place=place)
 
 
 def question_about(clause: Clause, role: AskedRole) -> Clause:

@@ -4,7 +4,7 @@ A dead run can set a slope by itself. Runs are flagged here and never left out s
 pairs and without the pairs of which either side is flagged.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -136,9 +136,3 @@ def sound_pairs(
 ) -> list[tuple[int, int]]:
     """Pairs of which no arm's run is flagged: a pair goes with both its sides or stays with both."""
     return [pair for pair in pairs if not any(is_collapsed(collapsed, size, arm, target, pair) for arm in arms)]
-
-
-def collapse_rates(table: pd.DataFrame) -> Mapping[str, float]:
-    """Share of collapsed runs by arm, over sizes and targets."""
-    sums = table.groupby("arm", sort=False)[["num_collapsed", "num_runs"]].sum()
-    return {str(arm): float(row["num_collapsed"] / row["num_runs"]) for arm, row in sums.iterrows()}

@@ -15,7 +15,6 @@ class StudyFolder:
 
     ```
     study.toml            the resolved options of the last start
-    facts.json            what the report needs to know of them (results.StudyFacts)
     events.jsonl          what runners did: job started, ended, failed
     phases/ (the pool)    <phase>/: result, checkpoints, phase.json, scores.json, predictions, outcomes (a run's phases)
     jobs/<job>/           job.toml, log.txt, run.toml, environment.json, metrics.jsonl; phases -> the pool
@@ -35,10 +34,6 @@ class StudyFolder:
     @property
     def study_file(self) -> Path:
         return self.root / "study.toml"
-
-    @property
-    def facts_file(self) -> Path:
-        return self.root / "facts.json"
 
     @property
     def events_file(self) -> Path:

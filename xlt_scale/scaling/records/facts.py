@@ -1,9 +1,6 @@
-"""What a study is about, from its options and the task catalogue; kept in facts.json beside the records."""
+"""What a study is about, from its options and the task catalogue."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from xlt_scale.config import ModelOptions
@@ -11,7 +8,6 @@ from xlt_scale.errors import UserError
 from xlt_scale.evaluation.scorers import SCORERS
 from xlt_scale.scaling.grid.design import run_of_size
 from xlt_scale.scaling.grid.model_shape import model_shape
-from xlt_scale.scaling.records.atomic import write_atomically
 from xlt_scale.scaling.records.study_tasks import (
     Catalogue,
     family_of,
@@ -54,52 +50,6 @@ def study_facts(study: StudyOptions, measured: Mapping[str, Mapping[str, Any]] |
             for size in study.sizes
         },
     )
-
-
-def write_facts(path: Path, facts: StudyFacts) -> None:
-    """Keep the facts as JSON."""
-    write_atomically(path, (json.dumps(asdict(facts), indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def read_facts_file(path: Path) -> StudyFacts:
-    """The facts that `write_facts` wrote.
-
-    Raises:
-        UserError: there are none, or they are of another version of the program.
-    """
-    try:
-        table = json.loads(path.read_bytes())
-        return StudyFacts(
-            **{
-                **table,
-                "sizes": tuple(SizeFacts(**size) for size in table["sizes"]),
-                "arms": tuple(ArmFacts(**_with_tuples(arm, "tasks", "languages")) for arm in table["arms"]),
-                "targets": tuple(
-                    TargetFacts(**_with_tuples(target, "tasks", "languages")) for target in table["targets"]
-                ),
-                "tasks": tuple(TaskFacts(**task) for task in table["tasks"]),
-                "seeds": {size: [(pair[0], pair[1]) for pair in pairs] for size, pairs in table["seeds"].items()},
-            }
-        )
-    except FileNotFoundError:
-        raise UserError(f"{path} is not there; start the study first, or name its folder") from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(
-            f"{path} cannot be read; remove it and call `xlt-scale study status` on the study file"
-        ) from None
-
-
-def with_measured(facts: StudyFacts, measured: Mapping[str, Mapping[str, Any]]) -> StudyFacts:
-    """The facts with what records say of the models of sizes whose shape was not known."""
-    sizes = tuple(
-        _size_of_record(size.name, measured[size.name]) if not size.num_parameters and size.name in measured else size
-        for size in facts.sizes
-    )
-    return replace(facts, sizes=sizes)
-
-
-def _with_tuples(table: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {**table, **{name: tuple(table[name]) for name in names}}
 
 
 def _size(study: StudyOptions, size: SizeOptions, measured: Mapping[str, Any]) -> SizeFacts:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xlt_scale.scaling.statistics.effects import Effect, Pair, SizeSummary, combine_sizes, item_variance, summarise
+from xlt_scale.scaling.statistics.effects import Pair, SizeSummary, combine_sizes, item_variance
 
 NUM_DRAWS, NUM_FINAL_DRAWS = 2_000, 10_000
 MAX_EXACT_UNITS = 10
@@ -163,11 +163,6 @@ def resample_families(
     counts = rng.multinomial(len(names), np.full(len(names), 1.0 / len(names)), size=len(draws)) - 1.0
     deviations = (weights * (values - mean)) @ belongs
     return plain + np.sqrt(len(names) / (len(names) - 1.0)) * (counts @ deviations)
-
-
-def effect_sign_flip_p(effect: Effect, num_draws: int = NUM_DRAWS, seed: int = 0) -> float:
-    """`sign_flip_p` of one effect."""
-    return float(sign_flip_p([summarise([(1.0, effect)])], num_draws, seed)[0])
 
 
 def sign_flip_p(summaries: Sequence[SizeSummary], num_draws: int = NUM_DRAWS, seed: int = 0) -> np.ndarray:
