@@ -27,6 +27,8 @@ os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
 
 from study_kills_processes import has_ended, kill_job, live_jobs, start_runner, wait_for_end
 
+from xlt_scale.config import DataOptions
+from xlt_scale.data.prepare import micro_world_folder
 from xlt_scale.scaling.grid.design import design
 from xlt_scale.scaling.grid.folder import StudyFolder, read_facts
 from xlt_scale.scaling.running.claims import is_claimed
@@ -111,7 +113,9 @@ def kill(kind: str, runner: Any, folder: StudyFolder, draw: random.Random) -> No
             kill_job(pid)
 
 
-def run_through_kills(row: Row, study: StudyOptions, num_kills: int, draw: random.Random, bag: list[str]) -> None:
+def run_through_kills(
+    row: Row, study: StudyOptions, num_kills: int, draw: random.Random, bag: list[str], longest_wait: float = 0.0
+) -> None:
     # By how far the study is, and then at any moment of what it does there: machines differ in speed.
     marks = sorted(draw.sample(range(len(design(study).phases) - 3), num_kills))
     folder, log = StudyFolder.of(study), Path(study.output) / "runner.txt"
@@ -125,7 +129,7 @@ def run_through_kills(row: Row, study: StudyOptions, num_kills: int, draw: rando
         if len(row.kills) < num_kills:
             while len(folder.recorded()) < marks[len(row.kills)] and not has_ended(runner):
                 time.sleep(0.02)
-            time.sleep(draw.uniform(0.1, 2.0))
+            time.sleep(draw.uniform(0.0, longest_wait))
         if len(row.kills) >= num_kills or has_ended(runner):
             code = wait_for_end(runner, SECONDS_PER_START)
             if code:
@@ -185,7 +189,7 @@ def report(rows: Sequence[Row], plain_seconds: float, num_phases: int) -> str:
         "",
         f"Python {sys.version.split()[0]}, {packages}; {os.cpu_count()} CPU cores. A study of {num_phases} phases (two "
         f"arms, two intermediate seeds, a trained target and retrieval), {SLOTS} jobs at a time; undisturbed it takes "
-        f"{plain_seconds:.0f} s, some of them to generate the world. Kills by SIGKILL: {counts}.",
+        f"{plain_seconds:.0f} s. Kills by SIGKILL: {counts}.",
         "",
         f"{equal} of {len(rows)} studies ended with the same records as the undisturbed one: the same phases, every "
         f"score the same to the last bit. {again} finished phases were trained again.",
@@ -217,19 +221,23 @@ def main() -> int:
         root = arguments.folder or Path(temporary)
         draw, bag = random.Random(arguments.seed), list[str]()
         plain = Row(0)
+        micro_world_folder(DataOptions(cache=str(root / "cache")))
         study = study_in(root / "undisturbed", root / "cache", arguments.small)
         run_through_kills(plain, study, 0, draw, bag)
         expected = records(StudyFolder.of(study))
         check(plain, study, expected)
         rows: list[Row] = []
         left = arguments.kills
-        while left > 0 and not plain.problems:
+        # Half of a phase on the average: of a study that is soon over, a kill may come too late, and then another has
+        # to stand it.
+        longest_wait = min(2.0, plain.seconds / len(expected))
+        while left > 0 and len(rows) < 3 * arguments.kills and not plain.problems:
             row = Row(len(rows) + 1)
             killed = study_in(root / f"killed-{row.number}", root / "cache", arguments.small)
-            run_through_kills(row, killed, min(left, arguments.per_study), draw, bag)
+            run_through_kills(row, killed, min(left, arguments.per_study), draw, bag, longest_wait)
             check(row, killed, expected)
             rows.append(row)
-            left -= max(1, len(row.kills))
+            left -= len(row.kills)
             print(f"study {row.number}: {', '.join(row.kills)}: {row.problems or 'well'}", flush=True)
         rows = rows or [plain]
         text = report(rows, plain.seconds, len(expected))
