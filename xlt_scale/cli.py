@@ -1,6 +1,7 @@
 """The `xlt-scale` command: studies, checkpoints, scores, look things up. One run is started by launch/train.py."""
 
 import json
+import os
 import platform
 import shutil
 import sys
@@ -148,8 +149,6 @@ def _look_at_compiled_ops() -> str:
 
 
 def _choose_cpu_without_gpu() -> None:
-    import os
-
     import torch
 
     if not torch.cuda.is_available():
@@ -171,12 +170,22 @@ _CHECKS: dict[str, Callable[[], str]] = {
 
 
 def main() -> None:
-    """Entry point of the console script: a `UserError` is one line and exit code 2."""
+    """Entry point of the console script: a `UserError`, or a file that cannot be read or written, is one line and exit
+    code 2.
+    """
     try:
         app()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough: `xlt-scale tasks | head`.
+        os._exit(0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        message = str(error)
+    except OSError as error:
+        message = f"{error.filename or 'a file'}: {error.strerror or error}"
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(USER_ERROR_EXIT_CODE)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """`xlt-scale study`: what it prints, and what it answers to bad input."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,11 @@ def test_status_and_report_of_a_study_without_records_say_so(study_file: Path) -
     (study_file.parent / "study" / "records").mkdir(parents=True)
     assert "0 of 14 phases done" in command("status", study_file).output
     assert "no scored phase of this study is recorded yet" in refusal("report", study_file)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "xlt_scale.cli", "micro-world", str(tmp_path / "file" / "world")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}/file/") and done.stderr.count("\n") == 1
