@@ -19,6 +19,10 @@ class TrainingError(RuntimeError):
 USER_ERROR_EXIT_CODE = 2
 FAILURE_EXIT_CODE = 1
 INTERRUPTED_EXIT_CODE = 130
+STOPPED_EXIT_CODE = 85
+"""A signal or the end of the allocation stopped the run after it had saved: the same command goes on."""
+LOST_EXIT_CODE = 86
+"""A process, node or link was lost, or nothing moved any more: the run itself is fine, the same command goes on."""
 _SECONDS_FOR_RANK_0 = 5.0
 
 

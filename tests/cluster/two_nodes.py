@@ -31,12 +31,9 @@ def why_not() -> str:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         return f"missing: {', '.join(missing)}; on Debian: apt-get install {' '.join(PACKAGES)}"
-    tried = subprocess.run(
-        ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "--mount-proc", "ip", "link", "add", "name", "xltry",
-         "type", "bridge"],
-        capture_output=True,
-        text=True,
-    )  # fmt: skip
+    flags = ["--net", "--uts", "--pid", "--mount", "--fork", "--mount-proc"]
+    bridge = ["ip", "link", "add", "name", "xltry", "type", "bridge"]
+    tried = subprocess.run(["unshare", *flags, *bridge], capture_output=True, text=True)
     return "" if tried.returncode == 0 else f"namespaces are not permitted here: {tried.stderr.strip()}"
 
 
