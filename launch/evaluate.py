@@ -12,7 +12,7 @@ score`; started again, also with other tasks and languages, what is scored alrea
 import argparse
 from pathlib import Path
 
-from xlt_scale.errors import run_as_program
+from xlt_scale.cluster.ending import run_as_program
 
 
 def main() -> None:

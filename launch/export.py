@@ -9,7 +9,7 @@
 import argparse
 from pathlib import Path
 
-from xlt_scale.errors import run_as_program
+from xlt_scale.cluster.ending import run_as_program
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ file may be given with or without --run: torchrun of Python 3.11 takes every --r
 import argparse
 
 from xlt_scale.config import load_run
-from xlt_scale.errors import run_as_program
+from xlt_scale.cluster.ending import run_as_program
 
 
 def main() -> None:

@@ -66,8 +66,10 @@ class EngineOptions(Options):
     )
     deepspeed_config: str = Field("", description="DeepSpeed JSON file; default ds_configs/zero3.json of the package")
     max_tokens_per_micro_batch: PositiveCount = Field(8192, description="token budget of one forward pass on one rank")
-    replicas: PositiveCount = Field(
-        1, description="fsdp2: hybrid sharding; so many groups of processes each hold the whole model"
+    replicas: PositiveCount | Literal["nodes"] = Field(
+        1,
+        description="fsdp2: hybrid sharding; so many groups of processes each hold the whole model; nodes: one group "
+        "per node",
     )
     repeatable: bool = Field(
         False, description="only kernels that give the same bits every time, on one kind of machine; slower on GPUs"
@@ -110,6 +112,20 @@ class CheckpointOptions(Options):
     keep_last: PositiveCount = Field(2, description="newest checkpoints that stay while the phase trains")
     keep_every: Count = Field(0, description="checkpoints of every so many steps stay for good; 0 = none")
     asynchronous: bool = Field(True, description="copy the state to host memory and write it while training goes on")
+    seconds_before_end: Annotated[float, Field(ge=0)] = Field(
+        300.0, description="save and stop so long before the batch system's time limit; it has to be enough for a save"
+    )
+
+
+class FaultOptions(Options):
+    """How long processes wait for each other before the run ends by itself, to be started again."""
+
+    lost_after: Positive = Field(60.0, description="seconds without a word from a process, its node or the link to it")
+    meet_minutes: Positive = Field(10.0, description="minutes until all processes have come at the start")
+    first_step_minutes: Positive = Field(
+        30.0, description="minutes without any process getting on: while data are read, models loaded, scores computed"
+    )
+    step_minutes: Positive = Field(10.0, description="minutes without any process getting on between two steps")
 
 
 class PhaseOptions(Options):
@@ -258,6 +274,7 @@ class RunOptions(Options):
     engine: EngineOptions = Field(default_factory=EngineOptions)
     data: DataOptions = Field(default_factory=DataOptions)
     checkpoints: CheckpointOptions = Field(default_factory=CheckpointOptions)
+    faults: FaultOptions = Field(default_factory=FaultOptions)
     logging: LoggingOptions = Field(default_factory=LoggingOptions)
     tasks: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="tasks of the user's own, or fields of a catalogue task to override"

@@ -25,7 +25,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def go(world: World, run_file: Path, cache: Path) -> Callable[..., None]:
     """Carry out the short run in this process: one rank, FSDP2 where nothing else is set."""
 

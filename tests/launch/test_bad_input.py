@@ -200,7 +200,7 @@ def test_a_typing_mistake_is_found_before_anything_heavy_is_imported(tmp_path: P
 CRASH = """
 import sys, time
 from xlt_scale.engines.world import join_world
-from xlt_scale.errors import run_as_program
+from xlt_scale.cluster.ending import run_as_program
 
 def main():
     world = join_world("cpu")

@@ -11,6 +11,8 @@ PACKAGE = ROOT / "xlt_scale"
 # docs/architecture.md: a room imports from itself and from those before it.
 ROOMS = [
     "errors",
+    "cluster",
+    "hub",
     "collector",
     "config_files",
     "presets",
@@ -25,11 +27,14 @@ ROOMS = [
     "checkpoint",
     "evaluation",
     "training",
+    "doctor",
     "scaling",
     "option_reference",
     "cli_checkpoint",
     "cli_convert",
+    "cli_doctor",
     "cli_export",
+    "cli_prefetch",
     "cli_score",
     "cli_study",
     "cli_tasks",

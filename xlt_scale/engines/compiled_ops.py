@@ -27,7 +27,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlt_scale.errors import UserError, run_as_program
+from xlt_scale.cluster.ending import run_as_program
+from xlt_scale.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -3,13 +3,15 @@
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from xlt_scale.cluster.ending import LostError
+from xlt_scale.cluster.mark import Mark
 from xlt_scale.errors import UserError
 
 Shared = TypeVar("Shared")
@@ -23,6 +25,7 @@ class World:
         rank, size: number of this process and how many there are.
         local_rank: its number on its node, which is also its device.
         group: the process group that its collectives go through; None for the one that all ranks share.
+        mark: where this process is, for the watch over all of them.
     """
 
     rank: int
@@ -30,6 +33,7 @@ class World:
     local_rank: int
     device: torch.device
     group: dist.ProcessGroup | None = None
+    mark: Mark = field(default_factory=Mark)
 
     @property
     def is_main(self) -> bool:
@@ -81,13 +85,20 @@ class World:
             dist.barrier(group=self.group)
 
 
-def join_world(device: str = "auto", timeout: timedelta = timedelta(minutes=30)) -> World:
+def join_world(
+    device: str = "auto", meet: timedelta = timedelta(minutes=10), timeout: timedelta = timedelta(minutes=30)
+) -> World:
     """Join the process group that the launcher describes in RANK, WORLD_SIZE, LOCAL_RANK and MASTER_*; collective.
 
     Without a launcher this process is a world of its own.
 
+    Args:
+        meet: how long to wait for the other processes.
+        timeout: how long a collective may take.
+
     Raises:
         UserError: CUDA is asked for and absent, or the launcher's variables are incomplete.
+        LostError: not all processes have come.
     """
     use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if use_cuda and not torch.cuda.is_available():
@@ -115,12 +126,21 @@ def join_world(device: str = "auto", timeout: timedelta = timedelta(minutes=30))
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
         try:
-            dist.init_process_group(backend, timeout=timeout)
-        except dist.DistNetworkError as error:
-            address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-            mend = "give the launcher another --master_port" if "EADDRINUSE" in str(error) else "is it reachable?"
-            raise UserError(f"the processes cannot meet at {address} ({str(error).split('.')[0]}); {mend}") from None
+            store, rank, size = next(dist.rendezvous("env://", timeout=meet))
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        except (dist.DistNetworkError, dist.DistStoreError) as error:
+            raise _why_they_cannot_meet(error) from None
     return World(rank, size, local_rank, torch.device("cuda", local_rank) if use_cuda else torch.device("cpu"))
+
+
+def _why_they_cannot_meet(error: Exception) -> Exception:
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    said = str(error).split(". ")[0]
+    if "EADDRINUSE" in said:
+        return UserError(f"the processes cannot meet at {address} ({said}); give the launcher another --master_port")
+    if isinstance(error, dist.DistStoreError) or "timed out" in said:
+        return LostError(f"not all of {os.environ['WORLD_SIZE']} processes have come to {address} ({said})")
+    return UserError(f"the processes cannot meet at {address} ({said}); is it reachable?")
 
 
 def _describe_single_process() -> None:

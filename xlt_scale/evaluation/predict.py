@@ -39,6 +39,7 @@ def predict(
         for share in evaluation_shares(costs, world.rank, world.size, token_budget, padded):
             batch = assemble(spec, data, share)
             output = engine.forward(batch.to(world.device), mode, layers)
+            world.mark.move()
             if len(share):
                 numbers.append(share)
                 outputs.append(output.cpu())

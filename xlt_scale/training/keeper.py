@@ -13,6 +13,7 @@ from xlt_scale.checkpoint.training_state import StagedState, load_weights, open_
 from xlt_scale.checkpoint.writer import remove_checkpoint, remove_remains
 from xlt_scale.engines.interface import Engine
 from xlt_scale.engines.world import World
+from xlt_scale.errors import TrainingError
 from xlt_scale.training.environment import software
 from xlt_scale.training.job import PhaseJob
 from xlt_scale.training.loop import Progress
@@ -86,6 +87,20 @@ class PhaseKeeper:
         self._saving["stall_seconds"] = time.perf_counter() - began
         self._report(outcome)
         self._last_saved = time.monotonic()
+
+    def finish_saving(self) -> str:
+        """
+        Raises:
+            TrainingError: nothing could be saved; on every rank.
+        """
+        step, outcome = self._saving["step"], self._background.wait()
+        self._report(outcome)
+        if outcome is not None and outcome.problem:
+            raise TrainingError(
+                f"phase {self._job.phase.name!r} was to stop at step {step} and could not be saved: {outcome.problem}; "
+                "mend that, and the same command goes on from the newest checkpoint there is"
+            )
+        return f"phase {self._job.phase.name} is saved at step {step}, the same command goes on from there"
 
     def poll(self) -> None:
         self._report(self._background.poll())

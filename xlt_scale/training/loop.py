@@ -9,6 +9,8 @@ from typing import Protocol
 
 import torch
 
+from xlt_scale.cluster.ending import StoppedError
+from xlt_scale.cluster.stop_request import StopRequest
 from xlt_scale.config import LoggingOptions, PhaseOptions
 from xlt_scale.data.assembly import Masking, Prefetcher, assemble
 from xlt_scale.data.counter_random import key_of
@@ -22,6 +24,7 @@ from xlt_scale.tasks.spec import TaskSpec
 from xlt_scale.training.contrast import accumulate_contrast
 from xlt_scale.training.metrics import MetricsWriter, ProgressView
 from xlt_scale.training.schedule import learning_rate_at
+from xlt_scale.training.stop_vote import StopVote, wants_to_stop
 from xlt_scale.training.throughput import peak_flops, peak_memory_gib
 
 
@@ -85,6 +88,10 @@ class Keeper(Protocol):
     def save(self, progress: Progress) -> None:
         """Save the state. Collective."""
 
+    def finish_saving(self) -> str:
+        """Wait until what is being saved is whole; where the newest state lies, in words. Collective."""
+        ...
+
 
 @dataclass(frozen=True)
 class Training:
@@ -96,6 +103,7 @@ class Training:
         token_budget: tokens of one micro-batch at most; padded ones when `padded`.
         keeper: scores and saves between steps.
         start: what was done before; the state that goes with it lies in the engine.
+        stop: whether this rank wants to stop early.
     """
 
     engine: Engine
@@ -111,6 +119,7 @@ class Training:
     metrics: MetricsWriter
     keeper: Keeper
     start: Progress = Progress()
+    stop: StopRequest = field(default_factory=StopRequest)
 
     @cached_property
     def mixture(self) -> MixturePlan:
@@ -139,6 +148,7 @@ def train(training: Training) -> Progress:
 
     Raises:
         TrainingError: a loss or gradient was not finite (found at the next logged step, on every rank).
+        StoppedError: a rank wanted to stop; the state is saved. On every rank.
     """
     phase, engine = training.phase, training.engine
     world = engine.world
@@ -147,6 +157,7 @@ def train(training: Training) -> Progress:
     began = time.perf_counter() - training.start.seconds
     interval = _Interval.begin()
     peak = peak_flops(world.device)
+    vote = StopVote(world.device)
     engine.train(True)
 
     def make(step: int) -> Sequence[MicroBatch]:
@@ -161,17 +172,20 @@ def train(training: Training) -> Progress:
         for step, micro_batches in enumerate(batches, training.start.step):
             interval.data_wait += time.perf_counter() - waiting_since
             rate = learning_rate_at(step, training.num_steps, phase)
-            loss, norm = _step(training, step, micro_batches, rate)
+            is_carried = vote.is_carried()
+            loss, norm = _step(training, step, micro_batches, rate, vote)
             interval.losses.append(loss)
             for batch in micro_batches:
                 interval.num_tokens += batch.num_real_tokens
                 interval.squared_lengths += int(batch.weight) * sum(length * length for length in batch.lengths)
             done = step + 1
+            world.mark.at("step", phase=phase.name, step=done, is_stepping=True)
             view.advance(done)
             keeper.poll()
             is_last = done == training.num_steps
             evaluates = is_last or (phase.evaluate_every and done % phase.evaluate_every == 0)
-            saves = keeper.saves_at(done)
+            stops = is_carried and not is_last
+            saves = keeper.saves_at(done) or stops
             if done % training.logging.every == 0 or evaluates or saves:
                 row, flops, is_overdue = _row(training, interval, peak, done, rate, norm, keeper.is_overdue())
                 num_tokens, seconds = progress.tokens + interval.num_tokens_of_all, time.perf_counter() - began
@@ -187,10 +201,15 @@ def train(training: Training) -> Progress:
                 training.metrics.write(row)
                 view.show(row)
                 if evaluates:
+                    world.mark.at("scoring after step")
                     keeper.evaluate(done)
                     engine.train(True)
                 if not is_last and (saves or is_overdue or keeper.saves_at(done)):
+                    world.mark.at("saving after step")
                     keeper.save(progress)
+                if stops:
+                    raise StoppedError(f"{wants_to_stop(world, training.stop.why())}; {keeper.finish_saving()}")
+                world.mark.at("step", is_stepping=True)
                 interval = _Interval.begin()
             waiting_since = time.perf_counter()
     return progress
@@ -206,22 +225,24 @@ def _micro_batches(training: Training, stream: Stream, step: int) -> list[MicroB
 
 
 def _step(
-    training: Training, step: int, micro_batches: Sequence[MicroBatch], learning_rate: float
+    training: Training, step: int, micro_batches: Sequence[MicroBatch], learning_rate: float, vote: StopVote
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One optimiser step; this rank's part of the global loss and the gradient norm, both still on the device.
 
     Loss = sum over targets / number of targets in the global batch. Engines average gradients over ranks, so the world
-    size cancels that.
+    size cancels that. Whether a rank wants to stop goes along with the number of targets.
     """
     engine, world = training.engine, training.engine.world
 
     def start(number: int) -> None:
         engine.start_micro_batch(key_of("dropout", training.seed, step, world.rank, number))
 
+    counts = [sum(batch.num_targets for batch in micro_batches), bool(training.stop.why())]
+    num_targets, num_votes = world.sum(torch.tensor(counts, dtype=torch.float32).to(world.device))
+    vote.note(num_votes)
     if micro_batches[0].kind == "dual_encoding":
         return accumulate_contrast(engine, micro_batches, start), engine.step(learning_rate)
-    num_targets = torch.tensor(float(sum(batch.num_targets for batch in micro_batches)))
-    num_targets = world.sum(num_targets.to(world.device)).clamp_(min=1.0)
+    num_targets = num_targets.clamp(min=1.0)
     total = torch.zeros((), device=world.device)
     for number, batch in enumerate(micro_batches):
         start(number)

@@ -19,7 +19,7 @@ from xlt_scale.training.loop import ModelCost, Progress, Training, train
 from xlt_scale.training.metrics import MetricsWriter
 from xlt_scale.training.resume import Start, find_start, load_start
 from xlt_scale.training.scoring import is_scored, score
-from xlt_scale.training.setup import RunSetup, read_json
+from xlt_scale.training.setup import RunSetup, read_json, stop_between_steps
 from xlt_scale.training.training_facts import training_facts
 
 
@@ -33,6 +33,7 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, reco
     Returns:
         whether there was anything to do.
     """
+    setup.world.mark.at("reading data", phase=phase.name, step=0)
     job = plan_phase(setup, phase)
     result = setup.world.share(job.finished_checkpoint) if setup.options.resume != "never" else None
     if result is not None and setup.world.is_main:
@@ -47,6 +48,8 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, reco
     record()
     for note in start.notes:
         setup.announce(f"phase {phase.name}: {note}")
+    stop_between_steps(setup, f"phase {phase.name} goes on when the same command is started again")
+    setup.world.mark.at("building the engine")
     engine = build_engine(job.engine_request())
     try:
         if result is not None:
@@ -79,6 +82,7 @@ def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter, start: S
     try:
         if job.phase.trains:
             progress = _train(job, engine, metrics, keeper, progress)
+        job.setup.world.mark.at("saving the result")
         _write_phase_file(job, keeper.result(progress), progress)
         if job.setup.world.is_main:
             _tidy(job)
@@ -111,6 +115,7 @@ def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseK
             metrics=metrics,
             keeper=keeper,
             start=progress,
+            stop=setup.stop,
         )
     )
 

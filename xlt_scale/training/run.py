@@ -1,12 +1,19 @@
 """A run from its options to its table: the phases one after another."""
 
+from dataclasses import replace
+from datetime import timedelta
 from functools import cache
 
 from rich.console import Console
 
-from xlt_scale.config import RunOptions
+from xlt_scale.cluster.allocation import allocation_end
+from xlt_scale.cluster.stop_request import StopRequest
+from xlt_scale.cluster.verdict import Limits
+from xlt_scale.cluster.watch import Watch
+from xlt_scale.config import FaultOptions, RunOptions
 from xlt_scale.engines.repeatable import use_repeatable_kernels
-from xlt_scale.engines.world import join_world
+from xlt_scale.engines.world import World, join_world
+from xlt_scale.tasks.spec import TaskSpec
 from xlt_scale.training.data_check import check_data
 from xlt_scale.training.metrics import MetricsWriter, announcer, notes_announced
 from xlt_scale.training.phase import run_phase
@@ -21,18 +28,42 @@ def run(options: RunOptions) -> None:
     Raises:
         UserError: the run cannot work as it is written.
         TrainingError: training went wrong.
+        StoppedError: a signal, a stop file or the end of the allocation stopped it; what there is is saved.
+        LostError: other ranks have not come. One that is lost later ends this process at once (`Watch`).
     """
     catalogue = check_before_launch(options)
     if options.engine.repeatable:
         use_repeatable_kernels()
-    world = join_world(options.engine.device)
-    with notes_announced(announcer(world.is_main, options.logging)):
-        setup = set_up(options, catalogue, world)
-        try:
-            _carry_out(setup)
-        finally:
-            if setup.lock is not None:
-                setup.lock.release()
+    stop = StopRequest(seconds_before_end=options.checkpoints.seconds_before_end)
+    limits = _limits(options.faults)
+    with stop.listening():
+        world = join_world(
+            options.engine.device,
+            meet=timedelta(minutes=options.faults.meet_minutes),
+            # The watch speaks first: it can say who is missing.
+            timeout=timedelta(seconds=limits.lost_after + max(limits.standstill, limits.step) + 300),
+        )
+        stop.end = allocation_end() if world.is_main else None
+        with (
+            notes_announced(announcer(world.is_main, options.logging)),
+            Watch(world.rank, world.size, world.share, limits, world.mark),
+        ):
+            _set_up_and_carry_out(options, catalogue, world, stop)
+
+
+def _set_up_and_carry_out(
+    options: RunOptions, catalogue: dict[str, TaskSpec], world: World, stop: StopRequest
+) -> None:
+    setup = replace(set_up(options, catalogue, world), stop=stop)
+    try:
+        _carry_out(setup)
+    finally:
+        if setup.lock is not None:
+            setup.lock.release()
+
+
+def _limits(faults: FaultOptions) -> Limits:
+    return Limits(faults.lost_after, 60 * faults.first_step_minutes, 60 * faults.step_minutes)
 
 
 def _carry_out(setup: RunSetup) -> None:

@@ -13,7 +13,7 @@ from xlt_scale.evaluation.scorers import SCORERS
 from xlt_scale.training.environment import write_json
 from xlt_scale.training.job import PhaseJob
 from xlt_scale.training.scored import left_to_score, remove_outdated, with_scores
-from xlt_scale.training.setup import read_json
+from xlt_scale.training.setup import read_json, stop_between_steps
 
 
 def evaluator(job: PhaseJob, engine: Engine) -> Evaluator:
@@ -49,6 +49,8 @@ def score(job: PhaseJob, engine: Engine) -> None:
     setup, request, table = job.setup, _request(job), _scores_so_far(job)
     evaluation = evaluator(job, engine)
     for task, languages in left_to_score(table, request).items():
+        stop_between_steps(setup, f"phase {job.phase.name} is trained, {task} is left to score")
+        setup.world.mark.at(f"scoring {task}", step=0)
         spec, split = setup.catalogue[task], request[task]["split"]
         setup.announce(f"phase {job.phase.name}: scoring {task} ({split}) in {', '.join(languages)}")
         setup.world.share(partial(remove_outdated, job.folder, table, task, request[task]))

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from xlt_scale.checkpoint.manifest import MANIFEST
+from xlt_scale.cluster.ending import StoppedError
+from xlt_scale.cluster.stop_request import StopRequest
 from xlt_scale.config import PhaseOptions, RunOptions
 from xlt_scale.data.prepare import DataPreparer, cache_folder, data_source, micro_world_folder
 from xlt_scale.engines.build import resolve_precision
+from xlt_scale.engines.deepspeed_config import quantised_communication
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
 from xlt_scale.evaluation.scoring_plan import plan_scoring
@@ -25,6 +28,7 @@ from xlt_scale.training.environment import describe_environment, write_json
 from xlt_scale.training.lineage import PHASE_FILE, training_checkpoint
 from xlt_scale.training.metrics import Announce, announcer
 from xlt_scale.training.run_lock import RunLock
+from xlt_scale.training.stop_vote import wants_to_stop
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class RunSetup:
 
     Attributes:
         resumed_phase: the phase that goes on from the checkpoint that `resume` names; '' when it names none.
+        stop: whether this rank wants to stop.
     """
 
     options: RunOptions
@@ -45,6 +50,7 @@ class RunSetup:
     announce: Announce
     lock: RunLock | None
     resumed_phase: str = ""
+    stop: StopRequest = field(default_factory=StopRequest)
 
     def labels_of(self, head: str) -> list[str]:
         """What the classes of a head are called."""
@@ -118,6 +124,36 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
     folder = Path(options.output)
     _make_folder(folder, world)
     lock = _take(folder, world)
+    setup = RunSetup(
+        options=options,
+        world=world,
+        folder=folder,
+        **vars(read_inputs(options, catalogue)),
+        precision=resolve_precision(options.engine.precision, world.device),
+        announce=announcer(world.is_main, options.logging),
+        lock=lock,
+        resumed_phase=world.share(lambda: _resumed_phase(options)),
+    )
+    for phase in options.phases:
+        _check_phase(setup, phase)
+    return setup
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run is made of before any process group: its tasks with their labels, its encoder's shape, its data."""
+
+    catalogue: dict[str, TaskSpec]
+    plan: EncoderPlan
+    preparer: DataPreparer
+
+
+def read_inputs(options: RunOptions, catalogue: dict[str, TaskSpec]) -> RunInputs:
+    """Find the run's tasks, encoder and tokenizer; called on every rank, communicates nothing.
+
+    Raises:
+        UserError: one of them is not there, or they do not fit together.
+    """
     names = {task for phase in options.phases for task in [*phase.tasks, *phase.evaluate]}
     uses_micro = options.model.tokenizer == "micro" or any(catalogue[name].generator == "micro" for name in names)
     source = data_source(options.data, uses_micro)
@@ -130,28 +166,26 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
             f"the tokenizer has {len(tokenizer)} entries, the model {plan.config.vocab_size}; "
             "set model.architecture.vocab_size or choose the model's own tokenizer"
         )
-    setup = RunSetup(
-        options=options,
-        world=world,
-        folder=folder,
-        catalogue=catalogue,
-        plan=plan,
-        preparer=DataPreparer(
-            source,
-            tokenizer,
-            options.model.max_length,
-            plan.has_token_types,
-            cache_folder(options.data),
-            max_positions=plan.num_positions,
-        ),
-        precision=resolve_precision(options.engine.precision, world.device),
-        announce=announcer(world.is_main, options.logging),
-        lock=lock,
-        resumed_phase=world.share(lambda: _resumed_phase(options)),
+    preparer = DataPreparer(
+        source,
+        tokenizer,
+        options.model.max_length,
+        plan.has_token_types,
+        cache_folder(options.data),
+        max_positions=plan.num_positions,
     )
-    for phase in options.phases:
-        _check_phase(setup, phase)
-    return setup
+    return RunInputs(catalogue, plan, preparer)
+
+
+def stop_between_steps(setup: RunSetup, what_is_left: str) -> None:
+    """Stop here when a rank wants to; at places where nothing has to be saved. Collective.
+
+    Raises:
+        StoppedError: on every rank.
+    """
+    why = wants_to_stop(setup.world, setup.stop.why())
+    if why:
+        raise StoppedError(f"{why}; {what_is_left}")
 
 
 def record_start(setup: RunSetup) -> None:
@@ -173,6 +207,7 @@ def _record_start(setup: RunSetup) -> None:
         "engine": options.engine.name,
         "precision": setup.precision,
         "attention": "unpadded" if plan.unpadded else f"padded: {plan.why_padded}",
+        "quantised_communication": quantised_communication(options.engine),
     }
     before = read_json(path)
     earlier = [*before.pop("earlier_starts", []), before] if before else []
