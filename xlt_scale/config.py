@@ -113,7 +113,7 @@ class CheckpointOptions(Options):
     keep_every: Count = Field(0, description="checkpoints of every so many steps stay for good; 0 = none")
     asynchronous: bool = Field(True, description="copy the state to host memory and write it while training goes on")
     seconds_before_end: Annotated[float, Field(ge=0)] = Field(
-        300.0, description="save and stop so long before the batch system's time limit; it has to be enough for a save"
+        300.0, description="save and stop so long before the batch system's time limit (a quarter of short jobs' time)"
     )
 
 

@@ -98,11 +98,15 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     problems = error.errors(include_url=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     # Where a key may be of several types, pydantic names the type that it tried.
-    location = tuple(part for part in problem["loc"] if not str(part).startswith(("dict[", "list[")))
+    types = ("dict[", "list[", "constrained-int", "literal[")
+    location = tuple(part for part in problem["loc"] if not str(part).startswith(types))
     key = ".".join(str(part) for part in location)
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}; {nearest(str(location[-1]), _field_names(model, location[:-1]))}"
     message = problem["msg"].removeprefix("Value error, ")
+    others = [p["msg"] for p in problems if p["loc"] != problem["loc"] and p["type"] == "literal_error"]
+    if len(location) < len(problem["loc"]) and others:
+        message += f" (or {others[0].removeprefix('Input should be ')})"
     if problem["type"] == "value_error":
         return message
     if problem["type"] == "missing":

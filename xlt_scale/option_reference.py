@@ -1,7 +1,7 @@
 """The references of the run file and the study file, written from the options themselves so that they cannot drift."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -119,6 +119,8 @@ def _kind(annotation: Any) -> str:
         if "Options" in text:
             return "table"
         return "whole number" if "int" in text else "number"
+    if annotation.__origin__ is not Literal:  # one type or a word
+        return ", ".join(_kind(part) for part in annotation.__args__)
     return ", ".join(f"`{value}`" for value in annotation.__args__)
 
 

@@ -24,17 +24,19 @@ def launch(
     folder: Path,
     seconds: float = 200.0,
     environment: Mapping[str, str] = MappingProxyType({}),
+    ranks_per_node: int = 0,
 ) -> list[Any]:
     """Run `workers/<worker>.py` on `world_size` ranks; what each rank answered, in rank order.
 
     A worker is called with the path of its job and the path for its answer, both JSON. Soon after one rank fails, or
-    when the time is up, all are killed, and the test fails with what each of them printed.
+    when the time is up, all are killed, and the test fails with what each of them printed. With `ranks_per_node`, local
+    ranks are counted as on several nodes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job))
     shared = os.environ | {
         "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(ranks_per_node or world_size),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "DS_ACCELERATOR": "cpu",
@@ -56,7 +58,7 @@ def launch(
                 processes.append(
                     subprocess.Popen(
                         command,
-                        env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank % (ranks_per_node or world_size))},
                         stdin=subprocess.DEVNULL,
                         stdout=output,
                         stderr=subprocess.STDOUT,

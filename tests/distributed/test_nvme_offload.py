@@ -1,15 +1,18 @@
-"""Optimiser states on NVMe are saved from there and loaded to there."""
+"""Optimiser states on NVMe (ds_configs/zero3_nvme.json) are saved from there and loaded to there."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from agreement import relative_difference
-from small_run import ARCHITECTURE
+from small_run import ARCHITECTURE, make_plan, make_request
 from small_runs import SMALL_BUDGET
 
-from launch import launch
+from launch import REPOSITORY, launch
+from xlt_scale.engines.swap_folder import BYTES_PER_PARAMETER
+from xlt_scale.engines.world import World
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -28,10 +31,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("nvme")
     swap, config = folder / "swap", folder / "nvme.json"
     swap.mkdir()
-    offload = {"device": "nvme", "nvme_path": str(swap), "buffer_count": 4, "pin_memory": False}
-    zero = {"stage": 3, "sub_group_size": SUB_GROUP_SIZE, "stage3_param_persistence_threshold": 0}
-    asynchronous = {"block_size": 262144, "queue_depth": 8, "thread_count": 1}
-    config.write_text(json.dumps({"zero_optimization": zero | {"offload_optimizer": offload}, "aio": asynchronous}))
+    settings = json.loads((REPOSITORY / "ds_configs" / "zero3_nvme.json").read_text())
+    settings["zero_optimization"]["offload_optimizer"]["pin_memory"] = False  # there is no GPU to copy to
+    settings["zero_optimization"] |= {"sub_group_size": SUB_GROUP_SIZE, "stage3_param_persistence_threshold": 0}
+    config.write_text(json.dumps(settings))
     nvme = {"name": "zero3", "max_tokens_per_micro_batch": SMALL_BUDGET, "deepspeed_config": str(config)}
     wide = {"architecture": WIDE}
     from_nvme, from_memory = (str(folder / name / "step-00000005") for name in ("nvme", "memory"))
@@ -43,7 +46,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "memory to nvme": {"do": "load", "engine": nvme, "folder": from_memory} | wide,
     }
     # DeepSpeed compiles its asynchronous I/O at first use.
-    return launch("checkpoint_actions", 2, actions, folder, seconds=280)
+    found = launch("checkpoint_actions", 2, actions, folder, seconds=280, environment={"XLT_SCALE_NVME": str(swap)})
+    assert list(swap.iterdir()) == []  # every engine has taken its own away
+    return found
 
 
 def test_the_states_really_are_in_swap_files(found: list[dict[str, Any]]) -> None:
@@ -51,6 +56,13 @@ def test_the_states_really_are_in_swap_files(found: list[dict[str, Any]]) -> Non
         files = answer["saved from nvme"]["swap_files"]
         for kind in ("exp_avg", "exp_avg_sq"):
             assert any(Path(name).name.startswith(f"{kind}-") and size > 1 << 20 for name, size in files.items())
+
+
+def test_they_take_no_more_than_the_space_that_is_asked_for_before(found: list[dict[str, Any]]) -> None:
+    request = make_request(World(0, 1, 0, torch.device("cpu")), FSDP2, None, make_plan(WIDE))
+    expected = BYTES_PER_PARAMETER * sum(spec.numel for spec in request.parameters.values())
+    taken = sum(found[0]["saved from nvme"]["swap_files"].values())  # of both ranks
+    assert 0.6 * expected < taken <= expected, (taken, expected)
 
 
 def test_what_was_on_nvme_goes_on_from_nvme_with_the_same_bits(found: list[dict[str, Any]]) -> None:

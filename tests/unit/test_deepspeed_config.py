@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from xlt_scale.config import EngineOptions, PhaseOptions
-from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings
+from xlt_scale.engines import cluster_settings
+from xlt_scale.engines.cluster_settings import fit_to_cluster
+from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings, quantised_communication
+from xlt_scale.engines.node_layout import NodeLayout
+from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
 
 PHASE = PhaseOptions(name="target", task="pairs", steps=10, batch_size=32, gradient_clipping=0.5)
@@ -71,8 +76,9 @@ def test_offloading_works_with_the_runs_own_optimiser(tmp_path: Path) -> None:
     [
         ({"mics_shard_size": 2}, "mics_shard_size is not supported"),
         ({"offload_param": {"device": "nvme"}}, 'offload_param.device = "nvme" is not supported'),
+        ({"zero_quantized_nontrainable_weights": True}, "a checkpoint could not follow"),
     ],
-    ids=["mics", "parameters_on_nvme"],
+    ids=["mics", "parameters_on_nvme", "quantised_frozen_weights"],
 )
 def test_partitions_that_no_checkpoint_could_follow_are_refused(
     tmp_path: Path, zero: dict[str, Any], complaint: str
@@ -182,3 +188,78 @@ def test_a_missing_file_a_folder_and_no_json_are_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=complaint) as error:
             deepspeed_settings(options, PHASE, "bf16", 1)
         assert str(tmp_path) in str(error.value)
+
+
+def fitted(
+    tmp_path: Path, zero: dict[str, Any], nodes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, device: str = "cpu"
+) -> dict[str, Any]:
+    """ZeRO's settings on nodes with so many processes each, from a file with these keys."""
+    communication = zero.pop("communication_data_type", "auto")
+    table = {"zero_optimization": {"stage": 3} | zero, "communication_data_type": communication}
+    settings = settings_of(tmp_path, table, world_size=sum(nodes))
+    monkeypatch.setattr(cluster_settings, "find_nodes", lambda world: NodeLayout(nodes))
+    fit_to_cluster(settings, tmp_path / "own.json", World(0, sum(nodes), 0, torch.device(device)))
+    return dict(settings["zero_optimization"])
+
+
+@pytest.mark.parametrize("automatic", ["auto", 0])
+@pytest.mark.parametrize(
+    ("nodes", "size"), [((8, 8), 8), ((4, 4, 4), 4), ((8,), 1), ((1, 1), 1)], ids=["two", "three", "one", "one_each"]
+)
+def test_the_hierarchical_partition_is_as_large_as_a_node(
+    tmp_path: Path, automatic: Any, nodes: tuple[int, ...], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = fitted(tmp_path, {"zero_hpz_partition_size": automatic}, nodes, monkeypatch)
+    assert found["zero_hpz_partition_size"] == size
+
+
+def test_a_part_of_a_node_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fitted(tmp_path, {"zero_hpz_partition_size": 2}, (4, 2), monkeypatch)["zero_hpz_partition_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("zero", "nodes", "complaint"),
+    [
+        ({"zero_hpz_partition_size": 8}, (4, 4), "= 8, but a node has 4 processes: the partition would cross nodes"),
+        ({"zero_hpz_partition_size": 3}, (4, 4), "= 3, but a node has 4 processes"),
+        ({"zero_hpz_partition_size": "auto"}, (4, 2), '= "auto", but the nodes have 4, 2 processes'),
+        ({"zero_hpz_partition_size": "node"}, (4, 4), 'write "auto" (processes per node) or a count'),
+        ({"zero_hpz_partition_size": "auto", "offload_param": {"device": "cpu"}}, (2, 2), "remove one of them"),
+        ({"zero_quantized_weights": True}, (2, 2), "zero_quantized_weights needs DeepSpeed's CUDA quantiser"),
+        ({"zero_quantized_gradients": True}, (2, 2), "zero_quantized_gradients needs DeepSpeed's CUDA quantiser"),
+    ],
+)
+def test_what_does_not_fit_the_cluster_is_refused_in_one_line(
+    tmp_path: Path, zero: dict[str, Any], nodes: tuple[int, ...], complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError) as error:
+        fitted(tmp_path, dict(zero), nodes, monkeypatch)
+    assert complaint in str(error.value)
+    assert "own.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_gradients_are_quantised_from_fp16_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed's kernel reads whatever it gets as fp16."""
+    quantised = {"zero_quantized_gradients": True}
+    with pytest.raises(UserError, match='but communication_data_type = "fp32"; set that to "fp16"'):
+        fitted(tmp_path, dict(quantised), (2, 2), monkeypatch, "cuda")
+    found = fitted(tmp_path, quantised | {"communication_data_type": "fp16"}, (2, 2), monkeypatch, "cuda")
+    assert found["zero_quantized_gradients"] is True
+
+
+def test_quantised_communication_is_announced_as_unmeasured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="xlt_scale"):
+        fitted(tmp_path, {"zero_quantized_weights": True}, (2, 2), monkeypatch, "cuda")
+    (line,) = caplog.messages
+    assert line.startswith("own.json: zero_quantized_weights: unmeasured here; results change by more than rounding")
+
+
+def test_quantised_communication_is_known_before_the_engine_is_built(tmp_path: Path) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}))
+    assert quantised_communication(EngineOptions(deepspeed_config=str(path))) == ["zero_quantized_weights"]
+    assert quantised_communication(EngineOptions()) == []
+    hpz = DEFAULT_FILE.parent / "zero3_hpz.json"
+    assert quantised_communication(EngineOptions(deepspeed_config=str(hpz))) == []

@@ -208,3 +208,9 @@ def test_building_the_model_does_not_because_later_phases_are_named_after_it() -
 
 def test_the_heads_change_the_name(plan: EncoderPlan) -> None:
     assert name(plan, heads=[HeadSpec("micro-nli", "classification", 3)]) != name(plan)
+
+
+def test_quantised_communication_makes_it_another_phase(plan: EncoderPlan) -> None:
+    quantised = name(plan, quantised=["zero_quantized_weights"])
+    assert quantised != name(plan) == name(plan, quantised=[])
+    assert quantised != name(plan, quantised=["zero_quantized_gradients"])

@@ -29,10 +29,10 @@ def build_engine(request: EngineRequest) -> Engine:
         from xlt_scale.engines.fsdp2 import Fsdp2Engine
 
         return Fsdp2Engine(request)
-    if request.options.replicas > 1:
+    if request.options.replicas != 1:
         raise UserError(
-            f"engine.replicas = {request.options.replicas}, but engine.name = 'zero3' has no hybrid sharding; "
-            "use engine.name = 'fsdp2', or set it to 1"
+            f"engine.replicas = {request.options.replicas!r}, but engine.name = 'zero3' has no hybrid sharding; "
+            "use engine.name = 'fsdp2', or set it to 1 (nearest to it: ds_configs/zero3_hpz.json)"
         )
     from xlt_scale.engines.zero3 import Zero3Engine
 

@@ -12,6 +12,22 @@ from xlt_scale.errors import UserError
 
 DEFAULT_FILE = Path(__file__).resolve().parents[2] / "ds_configs" / "zero3.json"
 
+QUANTISED = ("zero_quantized_weights", "zero_quantized_gradients")
+"""Keys of `zero_optimization` that change results by more than rounding."""
+
+
+def quantised_communication(options: EngineOptions) -> list[str]:
+    """What the run's engine quantises on its way between processes, by DeepSpeed's keys; [] where nothing is.
+
+    Raises:
+        UserError: the DeepSpeed file is missing or not JSON.
+    """
+    if options.name != "zero3" or not options.deepspeed_config:
+        return []
+    path = Path(options.deepspeed_config)
+    zero = _table(_read(path), "zero_optimization", path)
+    return [key for key in QUANTISED if zero.get(key)]
+
 
 def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: str, world_size: int) -> dict[str, Any]:
     """The settings that DeepSpeed gets; the same on every rank.
@@ -60,11 +76,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _without_auto(table: dict[str, Any]) -> dict[str, Any]:
-    """The table without the values 'auto': they come from the run, or are the library's defaults."""
+    """The table without the values 'auto': they come from the run, or are the library's defaults.
+
+    Two are left for later, when the processes know each other: the size of the hierarchical partition becomes 0, and a
+    path for NVMe stays.
+    """
+    kept = {key: 0 if key == "zero_hpz_partition_size" and value == "auto" else value for key, value in table.items()}
     return {
         key: _without_auto(value) if isinstance(value, dict) else value
-        for key, value in table.items()
-        if value != "auto"
+        for key, value in kept.items()
+        if value != "auto" or key == "nvme_path"
     }
 
 
@@ -84,6 +105,11 @@ def _refuse_contradictions(
         raise differ("zero_optimization.stage", zero.get("stage"), "engine.name = 'zero3'")
     if zero.get("elastic_checkpoint"):
         raise UserError(f"{path}: zero_optimization.elastic_checkpoint is not supported by ZeRO-3; remove the key")
+    if zero.get("zero_quantized_nontrainable_weights"):
+        raise UserError(
+            f"{path}: zero_optimization.zero_quantized_nontrainable_weights would replace frozen weights by their "
+            "rounded values, and a checkpoint could not follow; remove the key"
+        )
     if (zero.get("mics_shard_size") or -1) > 0:
         raise UserError(
             f"{path}: zero_optimization.mics_shard_size is not supported; "

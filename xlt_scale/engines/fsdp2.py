@@ -23,8 +23,7 @@ from xlt_scale.engines.optimizer import (
     read_settings,
     write_settings,
 )
-from xlt_scale.engines.replicas import OneReader
-from xlt_scale.errors import UserError
+from xlt_scale.engines.replicas import OneReader, count_replicas
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
 
 
@@ -50,7 +49,7 @@ class Fsdp2Engine(Engine):
         self._mesh: DeviceMesh | None = None
         if request.world.size > 1 or request.precision == "bf16":
             self._mesh = _make_mesh(request)
-            self._shard(request, self._mesh if request.options.replicas > 1 else self._mesh["shard"])
+            self._shard(request, self._mesh if self._mesh.size(0) > 1 else self._mesh["shard"])
         device = request.world.device
         self._model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
         self._model.tie()
@@ -183,11 +182,7 @@ class Fsdp2Engine(Engine):
 
 def _make_mesh(request: EngineRequest) -> DeviceMesh:
     """Ranks by replica and shard: neighbouring ranks, which share a node, share a replica."""
-    world, replicas = request.world, request.options.replicas
-    if world.size % replicas:
-        raise UserError(
-            f"engine.replicas = {replicas}, but {world.size} processes are running; set a divisor of {world.size}"
-        )
+    world, replicas = request.world, count_replicas(request.options.replicas, request.world)
     return init_device_mesh(
         world.device.type, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard")
     )

@@ -1,6 +1,8 @@
-"""Hybrid sharding: ranks that hold the same ranges read them once and pass them on."""
+"""Hybrid sharding: how many groups hold the whole model, and how those that hold the same ranges read them once."""
 
+import logging
 from types import TracebackType
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -8,7 +10,48 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from xlt_scale.engines.interface import StateSource
+from xlt_scale.engines.node_layout import find_nodes
+from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+def count_replicas(asked: int | Literal["nodes"], world: World) -> int:
+    """How many groups of ranks each hold the whole model; 'nodes' means one per node. Called on every rank; a
+    collective unless 1 is asked for.
+
+    Groups that reach over several nodes are logged: they are slower, and a large model may need them.
+
+    Raises:
+        UserError: the groups would be of different sizes; the same on every rank.
+    """
+    if asked == 1:
+        return 1
+    if asked != "nodes" and world.size % asked:
+        raise UserError(
+            f"engine.replicas = {asked}, but {world.size} processes are running; set a divisor of {world.size}"
+        )
+    nodes = find_nodes(world)
+    if asked == "nodes":
+        if nodes.common_size is None:
+            counts = ", ".join(str(count) for count in nodes.sizes)
+            raise UserError(
+                f"engine.replicas = 'nodes', but the nodes have {counts} processes; "
+                "start as many on each, or set engine.replicas = 1"
+            )
+        _log.info(
+            "engine.replicas = 'nodes': %d, each on %d processes of its own node", len(nodes.sizes), nodes.common_size
+        )
+        return len(nodes.sizes)
+    if not nodes.keeps_together(world.size // asked):
+        _log.info(
+            "engine.replicas = %d: each of its groups of %d processes reaches over more than one node, so weights are "
+            "gathered between nodes all the same; 'nodes' keeps them on one",
+            asked,
+            world.size // asked,
+        )
+    return asked
 
 
 class OneReader:

@@ -7,13 +7,16 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
+from xlt_scale.engines.cluster_settings import fit_to_cluster
 from xlt_scale.engines.compiled_ops import build_compiled_ops
 from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
@@ -24,6 +27,7 @@ from xlt_scale.engines.optimizer import (
     read_settings,
     write_settings,
 )
+from xlt_scale.engines.swap_folder import SwapFolder
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
 
@@ -36,9 +40,17 @@ class Zero3Engine(Engine):
         self.world = request.world
         self._request = request
         settings = deepspeed_settings(request.options, request.phase, request.precision, request.world.size)
-        _check_settings(deepspeed, settings, request.options.deepspeed_config)
-        if settings["zero_optimization"].get("offload_optimizer", {}).get("device") == "nvme":
+        file = Path(request.options.deepspeed_config or DEFAULT_FILE)
+        fit_to_cluster(settings, file, request.world)
+        _check_settings(deepspeed, settings, file)
+        self._swap: SwapFolder | None = None
+        offload = settings["zero_optimization"].get("offload_optimizer", {})
+        if offload.get("device") == "nvme":
             _build_asynchronous_io()
+            num_parameters = sum(spec.numel for name, spec in request.parameters.items() if request.is_trained(name))
+            share = -(-num_parameters // request.world.size)
+            self._swap = SwapFolder(offload.get("nvme_path", "auto"), file, share, request.world)
+            offload["nvme_path"] = str(self._swap.path)
         self._linear = torch.nn.functional.linear
         with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=settings):
             model = HeadedEncoder(request.plan, request.heads)
@@ -109,6 +121,16 @@ class Zero3Engine(Engine):
                         self._fill_sub_group(source, number, flat, members, with_moments)
         finally:
             self._engine.optimizer.checkpoint_event_epilogue()
+            self._drop_secondary_copies()
+
+    def _drop_secondary_copies(self) -> None:
+        """Let the next forward pass make the second copies of a hierarchical partition anew.
+
+        DeepSpeed does so after a step, and after loading for the parameters that are trained. Those of frozen ones
+        are made before they have values, and it would keep them.
+        """
+        for parameter in self._parameters.values():
+            parameter.ds_secondary_tensor = None
 
     def _fill_frozen(self, source: StateSource) -> None:
         for name, parameter in self._parameters.items():
@@ -181,6 +203,9 @@ class Zero3Engine(Engine):
         parameters = [(parameter, vars(parameter)) for parameter in self._parameters.values()]
         held = [vars(self._engine.optimizer), self._optimizer.state, parameters]
         self._engine.destroy()
+        _end_hierarchical_groups()
+        if self._swap is not None:
+            self._swap.remove()
         # DeepSpeed has put its own in its place.
         torch.nn.functional.linear = self._linear
         for tensor in _tensors_in(held):
@@ -204,13 +229,23 @@ def _tensors_in(value: Any) -> Iterator[Tensor]:
             yield from _tensors_in(item)
 
 
-def _check_settings(deepspeed: Any, settings: dict[str, Any], file: str) -> None:
+def _end_hierarchical_groups() -> None:
+    """DeepSpeed keeps the groups of a hierarchical partition for ever, and refuses to make them for a second engine."""
+    from deepspeed.utils import groups
+
+    group = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP
+    if group is not None:
+        groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
+        dist.destroy_process_group(group)
+
+
+def _check_settings(deepspeed: Any, settings: dict[str, Any], file: Path) -> None:
     """DeepSpeed's own opinion of its settings, in one line."""
     try:
         deepspeed.DeepSpeedConfig(copy.deepcopy(settings))
     except Exception as error:  # it answers with assertions, its own kinds and pydantic's
         reason = "; ".join(line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line)
-        raise UserError(f"{file or DEFAULT_FILE}: DeepSpeed refuses it: {reason}; mend or remove the key") from None
+        raise UserError(f"{file}: DeepSpeed refuses it: {reason}; mend or remove the key") from None
 
 
 def _build_asynchronous_io() -> None:

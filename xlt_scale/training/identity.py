@@ -46,16 +46,18 @@ def phase_identity(
     seed: int,
     precision: str,
     max_length: int,
+    quantised: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything that decides the result of a phase, as JSON holds it.
 
     Engine, world size and token budget are not in it: they change a result by rounding only, and are recorded beside
-    it.
+    it. Quantised communication changes it by more.
 
     Args:
         origin: what the encoder starts from: the parent's hash, a pre-trained model with its revision, or the seed of
             fresh weights.
         data: fingerprint of the training data of each task, and of the dev set when that chooses the result.
+        quantised: what the engine quantises on its way between processes (`quantised_communication`).
     """
     decisive = phase.model_dump(mode="json", exclude=WITHOUT_INFLUENCE)
     if phase.keep == "last":
@@ -77,6 +79,8 @@ def phase_identity(
         "precision": precision,
         "max_length": max_length,
     }
+    if quantised:
+        facts["quantised_communication"] = sorted(quantised)
     return json.loads(json.dumps(facts))
 
 

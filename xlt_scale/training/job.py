@@ -12,6 +12,7 @@ from xlt_scale.data.assembly import Masking
 from xlt_scale.data.counter_random import key_of
 from xlt_scale.data.plan import BatchPlan
 from xlt_scale.data.tokens import TokenizedData
+from xlt_scale.engines.deepspeed_config import quantised_communication
 from xlt_scale.engines.interface import EngineRequest
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.heads import HeadSpec
@@ -156,6 +157,7 @@ def plan_phase(setup: RunSetup, phase: PhaseOptions) -> PhaseJob:
         seed=seed,
         precision=setup.precision,
         max_length=setup.options.model.max_length,
+        quantised=quantised_communication(setup.options.engine),
     )
     resumed = setup.options.resume if setup.resumed_phase == phase.name else ""
     if setup.options.resume != "never":

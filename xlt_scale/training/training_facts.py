@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from xlt_scale.engines.deepspeed_config import quantised_communication
 from xlt_scale.training.environment import describe_environment
 from xlt_scale.training.job import PhaseJob
 from xlt_scale.training.loop import Progress
@@ -38,6 +39,7 @@ def training_facts(job: PhaseJob, progress: Progress) -> dict[str, Any]:
         "engine": setup.options.engine.name,
         "precision": setup.precision,
         "attention": "unpadded" if setup.plan.unpadded else "padded",
+        "quantised_communication": quantised_communication(setup.options.engine),
         "num_parameters": sum(spec.numel for spec in encoder),
         "num_non_embedding_parameters": sum(spec.numel for spec in encoder if not spec.is_embedding),
         "model_type": setup.plan.config.model_type,

@@ -152,7 +152,7 @@ def swapped(
     built = make_engine(request)
     run_loop(built, request, 1)
     files = [path for path in Path(swap).rglob("*") if path.is_file()]
-    sizes = {path.name: path.stat().st_size for path in files}
+    sizes = {str(path.relative_to(swap)): path.stat().st_size for path in files}
     built.destroy()
     return save(world, engine, folder, architecture=architecture) | {"swap_files": sizes}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xlt_scale.config import PhaseOptions, RunOptions, make_run
+from xlt_scale.engines.deepspeed_config import quantised_communication
 from xlt_scale.errors import UserError, nearest
 from xlt_scale.micro import GENERATOR_VERSION
 from xlt_scale.scaling.grid.folder import read_facts
@@ -329,6 +330,9 @@ def _run_facts(run: RunOptions, checkpoint: str) -> str:
         "precision": run.engine.precision,
         "data": run.data.model_dump(mode="json", exclude={"cache"}),
     }
+    quantised = quantised_communication(run.engine)
+    if quantised:
+        facts["quantised_communication"] = quantised
     return json.dumps(facts, sort_keys=True)
 
 

@@ -26,6 +26,7 @@ _OF_TRAINING = (
     "engine",
     "precision",
     "attention",
+    "quantised_communication",
     "curve",
 )
 _HOW_SCORED = (
