@@ -51,7 +51,7 @@ class TwoNodes:
         self._node_down_seconds = node_down_seconds
         self._bridge = f"xltbr{number}"
         self._holders: dict[str, subprocess.Popen[bytes]] = {}
-        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             "SLURM_CONF": str(self.folder / "slurm.conf"),
             "PDSH_RCMD_TYPE": "ssh",
@@ -91,28 +91,38 @@ class TwoNodes:
             self.start_node(node)
         munge = ["munged", "--foreground", "--force", f"--socket={self.folder}/munge/socket"]
         munge += [f"--{what}-file={self.folder}/munge/{what}" for what in ("key", "pid", "log", "seed")]
-        self._daemons["munged"] = self._spawn(munge, "munged")
+        self.daemons["munged"] = self._spawn(munge, "munged")
         _wait_for(lambda: (self.folder / "munge" / "socket").exists(), "munged's socket", self._logs)
-        named = f"mount --bind {self.folder}/hosts /etc/hosts && hostname control && exec slurmctld -D -i"
-        self._daemons["slurmctld"] = self._spawn(["unshare", "--uts", "--mount", "bash", "-c", named], "slurmctld")
+        self.start_slurmctld()
         for node in NODES:
             self.start_slurmd(node)
         _wait_for(lambda: self.node_states() == dict.fromkeys(NODES, "idle"), "idle nodes", self._logs)
 
     def down(self) -> None:
         """End everything, whatever state it is in."""
-        for process in [*self._holders.values(), *self._daemons.values()]:
+        for process in [*self._holders.values(), *self.daemons.values()]:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             process.wait()
         self._holders.clear()
-        self._daemons.clear()
+        self.daemons.clear()
         self._remove_remains()
+
+    def start_slurmctld(self) -> None:
+        named = f"mount --bind {self.folder}/hosts /etc/hosts && hostname control && exec slurmctld -D -i"
+        self.daemons["slurmctld"] = self._spawn(["unshare", "--uts", "--mount", "bash", "-c", named], "slurmctld")
+
+    def stop_slurmctld(self) -> None:
+        """End the controller; jobs go on, and it knows them when it is started again."""
+        daemon = self.daemons.pop("slurmctld")
+        daemon.terminate()
+        daemon.wait()
 
     def start_node(self, node: str) -> None:
         """Switch a node on: its namespaces, its network and its sshd."""
         script = (
-            f"mount --bind {self.folder}/hosts /etc/hosts && hostname {node} && ip link set lo up && "
+            f"mount --bind {self.folder}/hosts /etc/hosts && mount --bind {self.folder}/ssh_config /etc/ssh/ssh_config && "
+            f"hostname {node} && ip link set lo up && "
             f"exec bash -c 'trap : TERM INT; while true; do sleep 3600 & wait; done'"
         )
         flags = ["--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -123,26 +133,33 @@ class TwoNodes:
         _ip("link", "set", self.link(node), "master", self._bridge, "up")
         _wait_for(lambda: self._host_name(node) == node, f"{node}'s host name", self._logs)
         self.check(node, f"ip address add {self.address(node)}/24 dev eth0 && ip link set eth0 up")
+        self.start_sshd(node)
+
+    def start_sshd(self, node: str) -> None:
         Path("/run/sshd").mkdir(exist_ok=True)
         self.check(node, f"/usr/sbin/sshd -f {self.folder}/sshd_config -o ListenAddress={self.address(node)} "
                    f"-o PidFile={self.folder}/{node}-sshd.pid -E {self.folder}/{node}-sshd.log")  # fmt: skip
+
+    def stop_sshd(self, node: str) -> None:
+        """Let no new connection in; those that are there stay."""
+        self.check(node, f"pkill -F {self.folder}/{node}-sshd.pid")
 
     def kill_node(self, node: str) -> None:
         """Power a node off: every process on it dies at once, and its network is gone."""
         holder = self._holders.pop(node)
         os.kill(self._first_process(holder), signal.SIGKILL)
         holder.wait()
-        daemon = self._daemons.pop(f"slurmd-{node}", None)
+        daemon = self.daemons.pop(f"slurmd-{node}", None)
         if daemon is not None:
             daemon.wait()
 
     def start_slurmd(self, node: str) -> None:
         command = ["slurmd", "-D", "-N", node]
-        self._daemons[f"slurmd-{node}"] = self._spawn([*self._enter(node), *command], f"{node}-slurmd")
+        self.daemons[f"slurmd-{node}"] = self._spawn([*self._enter(node), *command], f"{node}-slurmd")
 
     def kill_slurmd(self, node: str, with_jobs: bool = True) -> None:
         """SIGKILL a node's slurmd, with everything it has started; sshd and the network stay."""
-        daemon = self._daemons.pop(f"slurmd-{node}")
+        daemon = self.daemons.pop(f"slurmd-{node}")
         if with_jobs:
             self.run(node, "pkill -KILL slurmstepd; pkill -KILL -f 'launch/train.py|slurm_script|torchrun|deepspeed'")
         self.run(node, "pkill -KILL -x slurmd")

@@ -80,10 +80,10 @@ def test_a_stop_file_stops_it_too(
 def test_it_stops_in_time_before_the_allocation_ends(
     go: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XLT_SCALE_END_TIME", str(time.time() + 100))
-    said = stopped(go, tmp_path / "run", "checkpoints.seconds_before_end=99")
-    assert said.startswith("the allocation ends in 9")
-    go(tmp_path / "other", *NO_OTHER_SAVES, "checkpoints.seconds_before_end=10")
+    monkeypatch.setenv("XLT_SCALE_END_TIME", str(time.time() - 1))
+    assert stopped(go, tmp_path / "run").startswith("the allocation ends in 0 s; ")
+    monkeypatch.setenv("XLT_SCALE_END_TIME", str(time.time() + 1000))
+    go(tmp_path / "run", *NO_OTHER_SAVES)
 
 
 def test_between_training_and_scoring_there_is_nothing_to_save(

@@ -23,19 +23,25 @@ _LOOK_SECONDS = 1.0
 
 
 class StopRequest:
-    """Whether this process wants the run to stop; asked between steps, so that all ranks can agree on one.
+    """Whether this process wants the run to stop; asked between steps, so that all ranks can agree on one."""
 
-    Args:
-        end: when the allocation ends, in seconds since 1970; None: never.
-        seconds_before_end: how long before it the run has to stop.
-    """
-
-    def __init__(self, end: float | None = None, seconds_before_end: float = 0.0) -> None:
-        self.end, self.seconds_before_end = end, seconds_before_end
+    def __init__(self) -> None:
+        self._end: float | None = None
+        self._seconds_before_end = 0.0
         self._reason = ""
         self._signalled_at: float | None = None
-        self._looked_at = self._asked_at = time.monotonic()
+        self._looked_at = time.monotonic()
+        self._asked_at: float | None = None
         self._process = os.getpid()
+
+    def watch_the_clock(self, end: float | None, seconds_before_end: float) -> None:
+        """Want to stop so many seconds before the allocation ends.
+
+        Args:
+            end: in seconds since 1970; None: never.
+            seconds_before_end: at most a quarter of the time that is left now counts, or short jobs would do nothing.
+        """
+        self._end, self._seconds_before_end = end, min(seconds_before_end, seconds_left(end) / 4)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -53,15 +59,16 @@ class StopRequest:
     def why(self) -> str:
         """Why the run has to stop, in a few words; '' while it need not. Cheap: called at every step."""
         now = time.monotonic()
-        pause, self._asked_at = now - self._asked_at, now
+        pause = 0.0 if self._asked_at is None else now - self._asked_at
+        self._asked_at = now
         if not self._reason and now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
             stop_file = os.environ.get(STOP_FILE)
             if stop_file and Path(stop_file).exists():
                 self._reason = f"{stop_file} is there"
         # A step that takes long has to fit in before the end once more.
-        left = seconds_left(self.end)
-        if not self._reason and left < self.seconds_before_end + pause:
+        left = seconds_left(self._end)
+        if not self._reason and left < self._seconds_before_end + pause:
             self._reason = f"the allocation ends in {max(left, 0):.0f} s"
         return self._reason
 

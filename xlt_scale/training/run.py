@@ -34,7 +34,7 @@ def run(options: RunOptions) -> None:
     catalogue = check_before_launch(options)
     if options.engine.repeatable:
         use_repeatable_kernels()
-    stop = StopRequest(seconds_before_end=options.checkpoints.seconds_before_end)
+    stop = StopRequest()
     limits = _limits(options.faults)
     with stop.listening():
         world = join_world(
@@ -43,7 +43,8 @@ def run(options: RunOptions) -> None:
             # The watch speaks first: it can say who is missing.
             timeout=timedelta(seconds=limits.lost_after + max(limits.standstill, limits.step) + 300),
         )
-        stop.end = allocation_end() if world.is_main else None
+        if world.is_main:
+            stop.watch_the_clock(allocation_end(), options.checkpoints.seconds_before_end)
         with (
             notes_announced(announcer(world.is_main, options.logging)),
             Watch(world.rank, world.size, world.share, limits, world.mark),
