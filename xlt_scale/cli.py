@@ -2,10 +2,7 @@
 
 import json
 import os
-import platform
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +12,9 @@ from rich.table import Table
 
 from xlt_scale.cli_checkpoint import app as checkpoint_app
 from xlt_scale.cli_convert import convert
+from xlt_scale.cli_doctor import doctor
 from xlt_scale.cli_export import export
+from xlt_scale.cli_prefetch import prefetch
 from xlt_scale.cli_score import score
 from xlt_scale.cli_study import app as study_app
 from xlt_scale.cli_tasks import tasks
@@ -26,14 +25,16 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(study_app, name="study")
 app.command()(convert)
+app.command()(doctor)
 app.command()(export)
+app.command()(prefetch)
 app.command()(score)
 app.command()(tasks)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
-_FREE_TEXT = ("found", "hub_name")
+_FREE_TEXT = ("hub_name",)
 
 
 def _print(rows: list[dict[str, Any]], title: str, as_json: bool) -> None:
@@ -102,71 +103,6 @@ def micro_world(
         raise UserError(f"{folder} exists already; name a new folder")
     write_micro_world(folder, seed)
     print(f"{folder}: written")
-
-
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Check this machine: versions, DeepSpeed's internals, compiled operations, processors, free space.
-
-    Example: xlt-scale doctor
-    """
-    rows = []
-    for check, look in _CHECKS.items():
-        try:
-            rows.append({"check": check, "state": "ok", "found": look()})
-        except UserError as error:
-            rows.append({"check": check, "state": "mend", "found": str(error)})
-    _print(rows, "This machine", as_json)
-    if any(row["state"] != "ok" for row in rows):
-        raise typer.Exit(USER_ERROR_EXIT_CODE)
-
-
-def _look_at_torch() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"PyTorch {torch.__version__}, no GPU: runs on the processor in fp32"
-    names = {torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())}
-    return f"PyTorch {torch.__version__}, {torch.cuda.device_count()} x {', '.join(sorted(names))}"
-
-
-def _look_at_deepspeed() -> str:
-    from importlib.metadata import version
-
-    from xlt_scale.engines.requirements_check import check_deepspeed
-
-    _choose_cpu_without_gpu()
-    check_deepspeed()
-    return f"DeepSpeed {version('deepspeed')}, its internals are as expected"
-
-
-def _look_at_compiled_ops() -> str:
-    from xlt_scale.engines.compiled_ops import build_compiled_ops
-
-    _choose_cpu_without_gpu()
-    build_compiled_ops()
-    return "built"
-
-
-def _choose_cpu_without_gpu() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        # DeepSpeed picks its accelerator when it is first imported.
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-
-def _look_at_space() -> str:
-    return f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB free in {Path.cwd()}"
-
-
-_CHECKS: dict[str, Callable[[], str]] = {
-    "python": lambda: f"Python {platform.python_version()} on {platform.machine()}",
-    "torch": _look_at_torch,
-    "deepspeed": _look_at_deepspeed,
-    "compiled operations": _look_at_compiled_ops,
-    "space": _look_at_space,
-}
 
 
 def main() -> None:

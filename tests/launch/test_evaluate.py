@@ -376,7 +376,7 @@ def test_a_language_without_data_is_told(heads: Path, evaluate: Evaluate) -> Non
 
 def test_a_hub_name_without_a_network_is_refused(heads: Path, evaluate: Evaluate) -> None:
     message = refusal(evaluate, "no-such-owner/no-such-model", ["tatoeba"])
-    assert "cannot be fetched" in message and "give a folder, or fetch it first" in message
+    assert "cannot be loaded" in message and "prefetch RUN.toml on a node with a network, or give a folder" in message
 
 
 def test_a_folder_that_is_no_model_is_refused(evaluate: Evaluate, tmp_path: Path) -> None:

@@ -151,7 +151,10 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
 def test_a_missing_dataset_is_one_line_with_the_mend() -> None:
     message = refusal("snli", "nobody/there-is-no-such-data-set", "train", "en")
     assert message.startswith("hub dataset 'nobody/there-is-no-such-data-set' cannot be loaded: ")
-    assert message.endswith("; put its published files under data.root, or fetch it on a machine with a network")
+    assert message.endswith(
+        "and HF_HUB_OFFLINE is set; run xlt-scale prefetch RUN.toml on a node with a network, or put its published "
+        "files under data.root"
+    )
 
 
 def test_the_hub_is_not_asked_when_files_alone_may_be_used(tmp_path: Path) -> None:
@@ -361,6 +364,7 @@ def test_a_revision_is_passed_on_and_resolved(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     spec = own("masked_language_modeling", "some/where", {"revision": "v2"})
     assert read(spec).texts == ["a"]
     assert asked == {"some/where": "v2"}

@@ -240,7 +240,7 @@ def test_a_folder_is_its_own_snapshot(tmp_path: Path) -> None:
 
 def test_a_name_that_cannot_be_fetched_is_an_error_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match=r"model.name = 'nobody/nothing' cannot be fetched: .*; give a folder"):
+    with pytest.raises(UserError, match=r"model.name = 'nobody/nothing' cannot be loaded: .* or give a folder"):
         pretrained_folder("nobody/nothing", "")
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ logger = logging.getLogger(__name__)
 # Raise this when the arrays that tokenisation makes from the same input change.
 _TOKENS_VERSION = 2
 
+_noting: list[list[Path]] = []
+
+
+@contextmanager
+def files_noted() -> Iterator[list[Path]]:
+    """Within it, the files of the cache that tokenised data were read from or written to, in their order."""
+    used: list[Path] = []
+    _noting.append(used)
+    try:
+        yield used
+    finally:
+        # By identity: two that have noted the same are equal.
+        _noting[:] = [each for each in _noting if each is not used]
+
 
 def kept_or_made(cache: Path, key: str, make: Callable[[], TokenizedData]) -> TokenizedData:
     """What the cache has under `key`, else what `make` gives, which is then kept.
@@ -30,6 +45,8 @@ def kept_or_made(cache: Path, key: str, make: Callable[[], TokenizedData]) -> To
         UserError: the cache cannot be written.
     """
     path = cache / "tokens" / f"{key}.safetensors"
+    for used in _noting:
+        used.append(path)
     data = _load(path)
     if data is None:
         with build_lock(path):

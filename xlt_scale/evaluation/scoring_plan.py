@@ -10,13 +10,13 @@ from xlt_scale.tasks.spec import Split, TaskSpec
 
 
 def plan_scoring(
-    specs: Sequence[TaskSpec], phase: PhaseOptions, heads: Sequence[HeadSpec], source: DataSource
+    specs: Sequence[TaskSpec], phase: PhaseOptions, heads: Sequence[HeadSpec] | None, source: DataSource
 ) -> dict[str, tuple[Split, list[str]]]:
     """What will be scored, checked before any training: the split and the languages of each task of `phase.evaluate`.
 
     Args:
         specs: the declarations of those tasks.
-        heads: those that the phase trains, or its parent if it only scores.
+        heads: those that the phase trains, or its parent if it only scores; None where the parent is not known yet.
 
     Raises:
         UserError: a task needs a head that the phase does not train, cannot be scored, or has no data; or a wanted
@@ -49,10 +49,10 @@ def plan_scoring(
     return plan
 
 
-def _check_scorable(spec: TaskSpec, heads: Sequence[HeadSpec], phase: str) -> None:
+def _check_scorable(spec: TaskSpec, heads: Sequence[HeadSpec] | None, phase: str) -> None:
     if spec.metric == "loss":
         raise UserError(f"phase {phase!r}: task {spec.name!r} ({spec.kind}) has no score; remove it from evaluate")
-    if not spec.is_trainable:
+    if not spec.is_trainable or heads is None:
         return
     head = next((head for head in heads if head.name == spec.head), None)
     if head is None:

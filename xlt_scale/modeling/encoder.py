@@ -10,6 +10,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from xlt_scale.config import ModelOptions
 from xlt_scale.errors import UserError, reason
+from xlt_scale.hub import hub_cache, not_to_be_had
 from xlt_scale.modeling import attention
 from xlt_scale.modeling.family import encoder_class
 from xlt_scale.modeling.self_check import check_unpadded
@@ -138,10 +139,8 @@ def _load_config(options: ModelOptions) -> PretrainedConfig:
         try:
             return AutoConfig.from_pretrained(options.name, revision=options.revision or None)
         except Exception as error:  # the library raises many kinds for "not there" and "no network"
-            raise UserError(
-                f"model.name = {options.name!r} cannot be loaded: {reason(error)}; "
-                "give a folder with config.json, or a hub name on a machine with a network"
-            ) from None
+            otherwise = "give a folder with config.json"
+            raise not_to_be_had(f"model.name = {options.name!r}", error, hub_cache(), otherwise) from None
     fields = find_size(options.size).architecture() if options.size else {}
     fields |= options.architecture
     model_type = fields.pop("model_type", None)

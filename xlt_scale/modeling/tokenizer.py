@@ -8,7 +8,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from xlt_scale.data.build_once import build_folder_once
-from xlt_scale.errors import UserError, reason
+from xlt_scale.errors import UserError
+from xlt_scale.hub import hub_cache, not_to_be_had
 
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _TRAINER_VERSION = 1
@@ -23,10 +24,8 @@ def load_tokenizer(name: str, revision: str = "") -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or None)
     except Exception as error:  # the library raises many kinds for "not there" and "no network"
-        raise UserError(
-            f"model.tokenizer = {name!r} cannot be loaded: {reason(error)}; "
-            "give a folder with tokenizer.json, or a hub name on a machine with a network"
-        ) from None
+        otherwise = "give a folder with tokenizer.json"
+        raise not_to_be_had(f"model.tokenizer = {name!r}", error, hub_cache(), otherwise) from None
     # Of a model's folder without a tokenizer the library makes one that knows no word.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(
