@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -32,6 +33,7 @@ class StopRequest:
         self._signalled_at: float | None = None
         self._looked_at = time.monotonic()
         self._asked_at: float | None = None
+        self._pauses: deque[float] = deque(maxlen=2)
         self._process = os.getpid()
 
     def watch_the_clock(self, end: float | None, seconds_before_end: float) -> None:
@@ -59,14 +61,16 @@ class StopRequest:
     def why(self) -> str:
         """Why the run has to stop, in a few words; '' while it need not. Cheap: called at every step."""
         now = time.monotonic()
-        pause = 0.0 if self._asked_at is None else now - self._asked_at
+        if self._asked_at is not None:
+            self._pauses.append(now - self._asked_at)
         self._asked_at = now
         if not self._reason and now - self._looked_at >= _LOOK_SECONDS:
             self._looked_at = now
             stop_file = os.environ.get(STOP_FILE)
             if stop_file and Path(stop_file).exists():
                 self._reason = f"{stop_file} is there"
-        # A step that takes long has to fit in before the end once more.
+        # A step that takes long has to fit in before the end once more. Of two pauses one may have been no step.
+        pause = min(self._pauses) if len(self._pauses) == 2 else 0.0
         left = seconds_left(self._end)
         if not self._reason and left < self._seconds_before_end + pause:
             self._reason = f"the allocation ends in {max(left, 0):.0f} s"
