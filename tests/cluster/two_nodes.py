@@ -44,10 +44,11 @@ class TwoNodes:
         folder: for configuration, logs and spool; must be empty or absent.
         number: of the network 10.77.<number>.0/24; clusters side by side need different ones.
         node_down_seconds: without a word from a slurmd before SLURM calls its node down.
+        gpus: that SLURM gives out on each node; there are none.
     """
 
-    def __init__(self, folder: Path, number: int = 0, node_down_seconds: int = 20) -> None:
-        self.folder, self._number = folder.absolute(), number
+    def __init__(self, folder: Path, number: int = 0, node_down_seconds: int = 20, gpus: int = 0) -> None:
+        self.folder, self._number, self._gpus = folder.absolute(), number, gpus
         self._node_down_seconds = node_down_seconds
         self._bridge = f"xltbr{number}"
         self._holders: dict[str, subprocess.Popen[bytes]] = {}
@@ -121,8 +122,8 @@ class TwoNodes:
     def start_node(self, node: str) -> None:
         """Switch a node on: its namespaces, its network and its sshd."""
         script = (
-            f"mount --bind {self.folder}/hosts /etc/hosts && mount --bind {self.folder}/ssh_config /etc/ssh/ssh_config && "
-            f"hostname {node} && ip link set lo up && "
+            f"mount --bind {self.folder}/hosts /etc/hosts && hostname {node} && ip link set lo up && "
+            f"mount --bind {self.folder}/ssh_config /etc/ssh/ssh_config && "
             f"exec bash -c 'trap : TERM INT; while true; do sleep 3600 & wait; done'"
         )
         flags = ["--net", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -262,7 +263,8 @@ class TwoNodes:
     def _spawn(self, command: Sequence[str], log: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{log}.txt").open("ab") as file:
             return subprocess.Popen(
-                command,
+                # A test session that is killed leaves no cluster behind.
+                ["setpriv", "--pdeathsig", "KILL", *command],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -337,19 +339,24 @@ class TwoNodes:
             "SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=5,bf_interval=5",
             *(
                 f"NodeName={node} NodeHostname={node} NodeAddr={self.address(node)} CPUs={processors} "
-                f"RealMemory={memory} State=UNKNOWN"
+                f"RealMemory={memory}{f' Gres=gpu:{self._gpus}' if self._gpus else ''} State=UNKNOWN"
                 for node in NODES
             ),
             f"PartitionName=main Nodes={','.join(NODES)} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO",
         ]
+        if self._gpus:
+            lines.append("GresTypes=gpu")
+            for number in range(self._gpus):
+                (folder / f"gpu{number}").touch()
+            (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{self._gpus - 1}]\n")
         (folder / "slurm.conf").write_text("\n".join(lines) + "\n")
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
 
 
 @contextlib.contextmanager
-def two_nodes(folder: Path, number: int = 0) -> Iterator[TwoNodes]:
+def two_nodes(folder: Path, number: int = 0, gpus: int = 0) -> Iterator[TwoNodes]:
     """A cluster that is up, and gone afterwards."""
-    cluster = TwoNodes(folder, number)
+    cluster = TwoNodes(folder, number, gpus=gpus)
     try:
         cluster.up()
         yield cluster

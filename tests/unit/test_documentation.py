@@ -47,7 +47,7 @@ def commands(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_run_files_and_scripts_in_commands_exist(page: Path) -> None:
     for command in commands(page):
-        for path in re.findall(r"(?:launch|tests|ds_configs|benchmarks|studies)/[\w./-]+", command):
+        for path in re.findall(r"(?:launch|tests|ds_configs|benchmarks|studies|slurm)/[\w./-]+", command):
             assert (ROOT / path).exists(), f"{page.name}: {command}"
 
 

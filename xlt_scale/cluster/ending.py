@@ -28,7 +28,15 @@ _SECONDS_FOR_RANK_0 = 5.0
 
 
 class StoppedError(RuntimeError):
-    """The run was asked to stop and has saved what it has: one line that says where."""
+    """The run was asked to stop and has saved what it has: one line that says where.
+
+    Attributes:
+        phase, step: how far it is; the end file tells, so that a job that gets on is started again.
+    """
+
+    def __init__(self, message: str, phase: str = "", step: int = 0) -> None:
+        super().__init__(message)
+        self.phase, self.step = phase, step
 
 
 class LostError(RuntimeError):
@@ -97,6 +105,7 @@ def run_as_program(main: Callable[[], None]) -> None:
         code = 0
     except StoppedError as stopped:
         reason, code = str(stopped), STOPPED_EXIT_CODE
+        note_ending(Ending(code, reason, phase=stopped.phase, step=stopped.step))
         if not rank:
             print(f"stopped: {reason}", file=sys.stderr)
     except (UserError, TrainingError, LostError) as error:
