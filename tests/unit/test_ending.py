@@ -51,6 +51,11 @@ def test_each_kind_of_end_has_its_code_its_line_and_its_file(body: str, code: in
     assert ending["reason"] in said or code == 130
 
 
+def test_a_stop_tells_how_far_the_run_was(tmp_path: Path) -> None:
+    _, _, ending = end("raise StoppedError('saved', 'target', 140)", tmp_path)
+    assert (ending["phase"], ending["step"]) == ("target", 140)
+
+
 def test_an_unexpected_error_has_its_traceback_and_one_line_in_the_file(tmp_path: Path) -> None:
     code, said, ending = end("raise KeyError('x')", tmp_path)
     assert code == 1 and "Traceback" in said

@@ -208,7 +208,8 @@ def train(training: Training) -> Progress:
                     world.mark.at("saving after step")
                     keeper.save(progress)
                 if stops:
-                    raise StoppedError(f"{wants_to_stop(world, training.stop.why())}; {keeper.finish_saving()}")
+                    why = wants_to_stop(world, training.stop.why())
+                    raise StoppedError(f"{why}; {keeper.finish_saving()}", phase.name, done)
                 world.mark.at("step", is_stepping=True)
                 interval = _Interval.begin()
             waiting_since = time.perf_counter()

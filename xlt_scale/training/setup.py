@@ -185,7 +185,8 @@ def stop_between_steps(setup: RunSetup, what_is_left: str) -> None:
     """
     why = wants_to_stop(setup.world, setup.stop.why())
     if why:
-        raise StoppedError(f"{why}; {what_is_left}")
+        mark = setup.world.mark
+        raise StoppedError(f"{why}; {what_is_left}", mark.phase, mark.step)
 
 
 def record_start(setup: RunSetup) -> None:
