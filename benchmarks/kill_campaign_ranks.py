@@ -18,8 +18,8 @@ from transformers import XLMRobertaModel  # noqa: F401
 
 import xlt_scale.engines.fsdp2
 import xlt_scale.engines.zero3  # noqa: F401
-from xlt_scale.config import load_run
 from xlt_scale.cluster.ending import run_as_program
+from xlt_scale.config import load_run
 from xlt_scale.training.run import run
 
 # What was imported stays: a rank that collects garbage need not look at it.

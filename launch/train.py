@@ -10,8 +10,8 @@ file may be given with or without --run: torchrun of Python 3.11 takes every --r
 
 import argparse
 
-from xlt_scale.config import load_run
 from xlt_scale.cluster.ending import run_as_program
+from xlt_scale.config import load_run
 
 
 def main() -> None:

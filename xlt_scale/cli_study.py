@@ -1,4 +1,4 @@
-"""Run a study, look at its progress, and get its report and its table."""
+"""Run a study, look at its progress, cancel it, and get its report and its table."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from xlt_scale.errors import FAILURE_EXIT_CODE, INTERRUPTED_EXIT_CODE, UserError
+from xlt_scale.errors import UserError
 from xlt_scale.study_config import StudyOptions, load_study
 
 # What lies behind the commands imports pandas and pyarrow: only when they run.
@@ -55,12 +55,28 @@ def run(
             _console().print(show_preview(plan, rest.grid))
         return
     outcome = run_rest(study, executor, slots)
-    if outcome.interrupted:
-        raise typer.Exit(INTERRUPTED_EXIT_CODE)
-    if report and outcome.num_done:
+    if report and outcome.num_done and not outcome.stopped_by:
         _write_report(study, num_draws=2000)
-    if not outcome.is_complete:
-        raise typer.Exit(FAILURE_EXIT_CODE)
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def cancel(
+    study: StudyPath,
+    output: Output = "",
+    pool: Pool = "",
+    seconds: Annotated[float, typer.Option(help="For what runs to save before it is ended.")] = 60.0,
+) -> None:
+    """End whatever works on a study: its runners on any machine, and its batch jobs, running or in the queue. Records
+    and checkpoints stay; `run` goes on from them.
+
+    Example: xlt-scale study cancel runs/studies/size_beyond_10b
+    """
+    from xlt_scale.scaling.grid.folder import StudyFolder
+    from xlt_scale.scaling.running.cancelling import cancel_study
+
+    cancel_study(StudyFolder.of(_options(study, output, pool)), seconds, say=print)
 
 
 @app.command()

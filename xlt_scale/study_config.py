@@ -101,6 +101,7 @@ class ResourceOptions(Options):
     retries: Count = Field(2, description="further attempts of a job that fails by itself")
     hours_per_job: Positive = Field(12.0, description="a job is given phases for about so many hours")
     devices_per_node: Count = Field(0, description="slurm: devices of a node; 0 = 8")
+    max_jobs: Count = Field(0, description="slurm: batch jobs that run at a time; 0 = as many as the cluster lets run")
     jobs_per_device: Count = Field(0, description="small runs side by side on one device; 0 = what its memory holds")
     device_memory_gib: Annotated[float, Field(ge=0)] = Field(0.0, description="0 = this machine's; 80 without a GPU")
     teraflops_per_device: Annotated[float, Field(ge=0)] = Field(
@@ -109,7 +110,9 @@ class ResourceOptions(Options):
     keep_encoders: Literal["while needed", "always"] = Field(
         "while needed", description="intermediate encoders: gone when every phase that starts from them is scored"
     )
-    slurm: list[str] = Field(default_factory=list, description="further #SBATCH lines, as in '--account=NAME'")
+    slurm: list[str] = Field(
+        default_factory=list, description="further options for sbatch, as in '--account=NAME'; SBATCH_* yield to them"
+    )
 
 
 class StudyOptions(Options):

@@ -11,7 +11,13 @@ from xlt_scale.cluster.stop_request import StopRequest
 
 @pytest.fixture(autouse=True)
 def outside_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("XLT_SCALE_END_TIME", "SLURM_JOB_END_TIME", "SLURM_JOB_ID"):
+    for name in (
+        "XLT_SCALE_END_TIME",
+        "SLURM_JOB_END_TIME",
+        "SLURM_JOB_ID",
+        "SLURM_ARRAY_JOB_ID",
+        "SLURM_ARRAY_TASK_ID",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -40,6 +46,13 @@ def test_slurm_is_asked_for_the_end_of_its_job(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     expected = time.mktime(time.strptime("2026-11-21T20:00:00", "%Y-%m-%dT%H:%M:%S"))
     assert allocation_end() == expected
+
+
+def test_of_an_array_only_the_job_itself_is_meant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue(tmp_path, monkeypatch, '[ "$3" = --jobs=12_3 ] && echo 2026-11-21T20:00:00')
+    for name, value in {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert allocation_end() is not None
 
 
 @pytest.mark.parametrize("script", ["echo N/A", "echo gone >&2; exit 1"])

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from xlt_scale.scaling.grid.design import StudyGrid, design
 from xlt_scale.scaling.grid.folder import StudyFolder
 from xlt_scale.scaling.grid.jobs import StudyJob
 from xlt_scale.scaling.grid.search import Choice, SearchCell
-from xlt_scale.scaling.running import runner
+from xlt_scale.scaling.running import disk_room, runner
 from xlt_scale.scaling.running.claims import is_claimed, take
 from xlt_scale.scaling.running.events import read_events
+from xlt_scale.scaling.running.runner_files import runners
 
 MISSING = (2, "error: no file for micro-nli; mend tasks.micro-nli.files")
 CRASH = (1, "RuntimeError: the device has gone")
@@ -132,7 +134,7 @@ def test_space_that_running_jobs_may_still_need_is_not_given_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = 4 * 100  # three checkpoints and two encoders of one job
-    monkeypatch.setattr(runner, "free_bytes", lambda folder: space + 50)
+    monkeypatch.setattr(disk_room, "free_bytes", lambda folder: space + 50)
     ran = go(tiny_study(tmp_path), lambda grid: flat_estimate(grid, bytes_per_checkpoint=100), slots=4)
     assert ran.outcome.is_complete and ran.executor.most_at_once == 1
 
@@ -192,9 +194,51 @@ def test_an_interrupted_runner_stops_its_jobs_and_frees_their_claims(tmp_path: P
         return False
 
     ran = go(study, ends=interrupt)
-    assert ran.outcome.interrupted and ran.executor.stopped
+    assert ran.outcome.stopped_by == "SIGTERM" and ran.executor.stopped
+    assert ran.outcome.exit_code == 85 and "FAILED" not in ran.text
     assert not any(is_claimed(folder, name) for name in grid.phases)
-    assert "the same command goes on" in ran.lines[-1]
+    assert "SIGTERM: 1 jobs save and end" in ran.text and "the same command goes on" in ran.lines[-1]
+
+
+@pytest.mark.parametrize("code", [85, 86])
+def test_a_job_that_was_stopped_or_has_lost_a_node_goes_on_and_has_not_failed(tmp_path: Path, code: int) -> None:
+    study = tiny_study(tmp_path, resources={"retries": 0})
+    bad = names(design(study), role="intermediate", size="micro-small")[0]
+    turns = iter([True] * 3)
+    ran = go(study, fails=lambda name: (code, "lost: node2") if name == bad and next(turns, False) else None)
+    assert ran.outcome.is_complete and "FAILED" not in ran.text
+    assert ran.text.count("lost: node2; it goes on") == 3
+
+
+def test_a_job_that_is_lost_again_and_again_is_given_up(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path)
+    bad = names(design(study), role="intermediate", size="micro-small")[0]
+    ran = go(study, fails=lambda name: (86, "lost: node2") if name == bad else None)
+    assert [one.name for one in ran.outcome.failed] == [bad] and "lost 20 times" in ran.text
+
+
+def test_a_job_that_stops_shortly_before_the_end_of_the_allocation_ends_the_runner_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XLT_SCALE_END_TIME", str(time.time() + 200))
+    ran = go(tiny_study(tmp_path), fails=lambda name: (85, "stopped: the allocation ends"))
+    assert ran.outcome.stopped_by == "the end of the allocation" and ran.outcome.exit_code == 85
+    assert len(ran.executor.started) == 1
+
+
+def test_a_runner_that_is_cancelled_stops_and_is_not_to_be_started_again(tmp_path: Path) -> None:
+    study = tiny_study(tmp_path)
+    folder = StudyFolder.of(study)
+
+    def cancel(job: StudyJob) -> bool:
+        [one] = runners(folder)
+        assert one.is_alive and one.process == os.getpid()
+        one.ask_to_stop()
+        return False
+
+    ran = go(study, ends=cancel)
+    assert ran.outcome.stopped_by == "study cancel" and ran.outcome.exit_code == 130
+    assert not list(runners(folder))
 
 
 def test_encoders_are_gone_when_everything_that_starts_from_them_is_recorded(tmp_path: Path) -> None:

@@ -116,6 +116,10 @@ class FakeExecutor:
         ending = [job for job, _ in self._running.values() if self.ends(job)]
         return [self._end(job) for job in ending]
 
+    def ask_to_stop(self) -> int:
+        self.ends, self.fails = lambda job: True, lambda name: (85, "stopped: it has saved")
+        return len(self._running)
+
     def stop(self, seconds: float = 10.0) -> str:
         self.stopped = True
         for _, claims in self._running.values():

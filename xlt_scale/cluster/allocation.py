@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from datetime import datetime
 
 END_TIME = "XLT_SCALE_END_TIME"
@@ -21,8 +22,14 @@ def allocation_end() -> float | None:
             return float(os.environ.get(name, ""))
         except ValueError:
             continue
-    job = os.environ.get("SLURM_JOB_ID")
+    job = batch_job_id(os.environ)
     return _ask_slurm(job) if job else None
+
+
+def batch_job_id(environment: Mapping[str, str]) -> str:
+    """SLURM's id of this batch job, '' outside one; in an array with its index: the id alone may mean all of them."""
+    array, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{index}" if array and index else environment.get("SLURM_JOB_ID", "")
 
 
 def seconds_left(end: float | None) -> float:

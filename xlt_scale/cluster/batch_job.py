@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from xlt_scale.cluster.allocation import END_TIME, allocation_end
+from xlt_scale.cluster.allocation import END_TIME, allocation_end, batch_job_id
 from xlt_scale.cluster.batch_history import History, Outcome, Start, outcome_of
 from xlt_scale.cluster.batch_shape import shape_of
 from xlt_scale.cluster.ending import END_FOLDER
@@ -75,7 +75,8 @@ def end(environment: Mapping[str, str], launcher_code: int | None, patience: flo
         launcher_code: of the launcher; None when the script did not wait for its end.
         patience: seconds to wait for the end file of some node, where none is there.
     """
-    job = environment["SLURM_JOB_ID"]
+    # Of an array, this job alone is queued again.
+    job = batch_job_id(environment)
     history = History.open(Path(environment[JOB_FOLDER]), is_first=False)
     start = Start.at(Path(environment[END_FOLDER]))
     if Path(environment[STOP_FILE]).exists():

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from xlt_scale.cluster.allocation import batch_job_id
 from xlt_scale.errors import UserError
 
 _ASK_SECONDS = 30.0
@@ -93,7 +94,7 @@ def _gpus_per_node(environment: Mapping[str, str], num_nodes: int, tasks: int) -
     on_this_node = environment.get("SLURM_GPUS_ON_NODE", "")
     if not on_this_node.isdecimal() or not int(on_this_node):
         return 0
-    details = ask("show", "job", "-d", environment["SLURM_JOB_ID"])
+    details = ask("show", "job", "-d", batch_job_id(environment))
     asked = gpus_asked_for(details, num_nodes, tasks)
     held = gpus_by_nodes(details)
     few, many = min(held.values(), default=0), max(held.values(), default=0)

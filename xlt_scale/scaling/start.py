@@ -16,8 +16,8 @@ from xlt_scale.scaling.records.record_index import RecordIndex, finished, record
 from xlt_scale.scaling.records.trials import choices
 from xlt_scale.scaling.running.encoder_needs import drop_unneeded_encoders, encoders_there
 from xlt_scale.scaling.running.executors.interface import Executor
-from xlt_scale.scaling.running.executors.local import local_executor, visible_gpus
-from xlt_scale.scaling.running.executors.slurm import SlurmExecutor
+from xlt_scale.scaling.running.executors.local import local_executor, num_cores, visible_gpus
+from xlt_scale.scaling.running.executors.slurm import SlurmExecutor, nodes_of
 from xlt_scale.scaling.running.outcome import Outcome
 from xlt_scale.scaling.running.runner import run_study
 from xlt_scale.study_config import StudyOptions
@@ -95,7 +95,7 @@ def run_rest(study: StudyOptions, executor: str, slots: int, say: Say | None = N
     folder = StudyFolder.of(study)
     return run_study(
         study,
-        _executor(study, executor, slots),
+        _executor(study, executor, slots, say or _print),
         redesign=lambda: current_grid(study),
         estimate=lambda grid: _estimate(_costs(grid, folder)),
         collect=collect,
@@ -134,14 +134,17 @@ def write_study_report(study: StudyOptions, num_draws: int, to: Path | None = No
 
 def num_slots(wanted: int) -> int:
     """Devices of this machine that jobs may use: its GPUs, else its processor cores."""
-    there = len(visible_gpus()) or os.cpu_count() or 1
+    there = len(visible_gpus()) or num_cores()
     return min(wanted, there) if wanted else there
 
 
-def _executor(study: StudyOptions, name: str, slots: int) -> Executor:
+def _executor(study: StudyOptions, name: str, slots: int, say: Say) -> Executor:
+    device = study.run.get("engine", {}).get("device", "auto")
     if name == "slurm":
-        return SlurmExecutor(StudyFolder.of(study), study.resources)
-    return local_executor(study.run.get("engine", {}).get("device", "auto"), slots)
+        # A login node without GPUs says nothing about the cluster's.
+        has_gpus = device != "cpu" and os.environ.get("DS_ACCELERATOR") != "cpu"
+        return SlurmExecutor(StudyFolder.of(study), study.resources, nodes_of(study.resources, has_gpus), say)
+    return local_executor(device, slots)
 
 
 def _costs(grid: StudyGrid, folder: StudyFolder) -> CostModel:

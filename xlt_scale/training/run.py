@@ -52,9 +52,7 @@ def run(options: RunOptions) -> None:
             _set_up_and_carry_out(options, catalogue, world, stop)
 
 
-def _set_up_and_carry_out(
-    options: RunOptions, catalogue: dict[str, TaskSpec], world: World, stop: StopRequest
-) -> None:
+def _set_up_and_carry_out(options: RunOptions, catalogue: dict[str, TaskSpec], world: World, stop: StopRequest) -> None:
     setup = replace(set_up(options, catalogue, world), stop=stop)
     try:
         _carry_out(setup)

@@ -20,6 +20,7 @@ from xlt_scale.scaling.records.job_events import FailedJob, JobHistory
 from xlt_scale.scaling.records.plan_places import waiting_runs
 from xlt_scale.scaling.records.record_index import RecordIndex, finished, recorded_seconds
 from xlt_scale.scaling.running.claims import is_claimed
+from xlt_scale.scaling.running.executors.slurm_notes import open_submissions
 from xlt_scale.scaling.running.progress import duration
 
 _SECONDS_FOR_DISK = 0.4
@@ -62,6 +63,7 @@ class Status:
     Attributes:
         columns: keys of the rows' cells, in their order.
         running: phases that somebody works on right now, on any machine.
+        queued: phases of batch jobs that wait, as far as the notes about them tell.
         seconds_left: at the speed of what has run and with as many jobs at a time as run now; None while nothing has
             been measured.
         unmeasured: phases among those left of whose kind and role nothing has been measured.
@@ -75,6 +77,7 @@ class Status:
     rows: tuple[RowStatus, ...]
     total: CellStatus
     running: tuple[str, ...]
+    queued: tuple[str, ...]
     failed: tuple[FailedJob, ...]
     num_jobs: int
     seconds_left: float | None
@@ -96,6 +99,7 @@ def study_status(folder: StudyFolder, grid: StudyGrid) -> Status:
     history = JobHistory.read(folder)
     left = [name for name in grid.phases if name not in done]
     running = _running(folder, left)
+    handed_over = {name for one in open_submissions(folder) for job in one.open_jobs for name in job.phases}
     failed = [job for job in history.failures(done) if not running.intersection(job.phases)]
     undone = {phase for job in failed for phase in job.phases if phase not in done}
     jobs = {history.last_job.get(name, name) for name in running}
@@ -111,6 +115,7 @@ def study_status(folder: StudyFolder, grid: StudyGrid) -> Status:
         rows=rows,
         total=_sum(cell for row in rows for cell in row.cells.values()),
         running=tuple(name for name in left if name in running),
+        queued=tuple(name for name in left if name in handed_over - running),
         failed=tuple(failed),
         num_jobs=len(jobs),
         seconds_left=measured if not left or expected else None,
@@ -234,6 +239,8 @@ def _headline(status: Status) -> str:
     parts = [f"{status.study}: {total.done:,} of {total.total:,} phases done ({share:.0f} %)"]
     if status.running:
         parts.append(f"{len(status.running):,} running")
+    if status.queued:
+        parts.append(f"{len(status.queued):,} in SLURM's queue")
     if total.failed:
         parts.append(f"{total.failed:,} failed")
     if total.waiting:

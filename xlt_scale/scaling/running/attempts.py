@@ -9,6 +9,8 @@ from xlt_scale.errors import USER_ERROR_EXIT_CODE
 from xlt_scale.scaling.grid.design import StudyGrid
 from xlt_scale.scaling.running.executors.interface import Ended
 
+_MOST_LOSSES = 20
+
 
 @dataclass(frozen=True)
 class FailedPhase:
@@ -30,6 +32,7 @@ class Attempts:
     def __init__(self, retries: int) -> None:
         self._retries = retries
         self._counts: Counter[str] = Counter()
+        self._losses: Counter[str] = Counter()
         self._alone: set[str] = set()
         self._failed: dict[str, FailedPhase] = {}
 
@@ -63,6 +66,20 @@ class Attempts:
             self.give_up([first], reason, ended.log)
             return "not tried again"
         return f"attempt {self._counts[first] + 1} of {self._retries + 1} follows"
+
+    def note_loss(self, ended: Ended, undone: Sequence[str]) -> bool:
+        """Take in a job that was stopped or has lost a process, node or link; whether its first undone phase is given
+        up for that.
+
+        These are no failures of a phase, and cost it no attempt. One that never gets through is given up all the same,
+        so that no allocation is spent on it for ever.
+        """
+        first = undone[0]
+        self._losses[first] += 1
+        if self._losses[first] < _MOST_LOSSES:
+            return False
+        self.give_up([first], f"stopped or lost {_MOST_LOSSES} times without being done: {why(ended)}", ended.log)
+        return True
 
     def blocked(self, grid: StudyGrid, left: Iterable[str]) -> list[str]:
         """Phases that are left and come from one that was given up."""

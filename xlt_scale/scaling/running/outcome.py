@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xlt_scale.errors import FAILURE_EXIT_CODE, INTERRUPTED_EXIT_CODE, STOPPED_EXIT_CODE
 from xlt_scale.scaling.running.attempts import FailedPhase
+
+BY_A_PERSON = ("Ctrl-C", "study cancel")
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Outcome:
         num_phases, num_done: of the grid; done are those with a record.
         failed: phases given up.
         blocked: phases that come from those.
-        interrupted: somebody asked for the end.
+        stopped_by: who asked for the end ('SIGTERM', say); '' when nobody did.
         stuck: why nothing more can be started, when that is the reason of the end.
         waiting: target phases that a learning-rate search has not named.
     """
@@ -23,13 +26,24 @@ class Outcome:
     num_done: int
     failed: tuple[FailedPhase, ...]
     blocked: tuple[str, ...]
-    interrupted: bool
+    stopped_by: str = ""
     stuck: str = ""
     waiting: int = 0
 
     @property
     def is_complete(self) -> bool:
         return self.num_done == self.num_phases and not self.waiting
+
+    @property
+    def exit_code(self) -> int:
+        """Of the program. A batch script hands the program over again when it was stopped by a signal or by the end of
+        its allocation, and not when a person wanted it to end.
+        """
+        if self.is_complete:
+            return 0
+        if self.stopped_by:
+            return INTERRUPTED_EXIT_CODE if self.stopped_by in BY_A_PERSON else STOPPED_EXIT_CODE
+        return FAILURE_EXIT_CODE
 
 
 def summary(outcome: Outcome) -> list[str]:
@@ -39,8 +53,8 @@ def summary(outcome: Outcome) -> list[str]:
         lines.append(f"failed: {one.name}: {one.reason}" + (f" (log: {one.log})" if one.log else ""))
     if outcome.blocked:
         lines.append(f"not run, because they come from these: {some(outcome.blocked)}")
-    if outcome.interrupted:
-        lines.append("interrupted: the same command goes on from the last checkpoints")
+    if outcome.stopped_by:
+        lines.append(f"stopped by {outcome.stopped_by}: the same command goes on from the last checkpoints")
     elif outcome.failed:
         lines.append("mend what is named above; the same command runs only what is missing")
     elif outcome.stuck:

@@ -16,41 +16,67 @@ import sys
 import time
 from collections.abc import Sequence
 
-from xlt_scale.errors import FAILURE_EXIT_CODE
+from xlt_scale.errors import FAILURE_EXIT_CODE, LOST_EXIT_CODE, STOPPED_EXIT_CODE
 
 # A mistake of the user is found by all ranks alike, and printed by rank 0 before the others end (errors.py).
 _SECONDS_FOR_OTHERS = 8.0
+# Ranks stop at the same step, and may save for different lengths of time.
+_SECONDS_TO_SAVE = 120.0
+_SECONDS_OF_ECHOES = 3.0
 _POLL_SECONDS = 0.1
 
 Process = subprocess.Popen[bytes]
 
 
 def run_ranks(num_processes: int, command: Sequence[str]) -> int:
-    """Run the command once per rank until all have ended; the exit code of the first that failed, else 0."""
+    """Run the command once per rank until all have ended; the exit code of the first that failed, else 0.
+
+    SIGTERM goes on to the ranks, which save and end; a second one, some seconds later, does not wait for them.
+    """
     common = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     processes: list[Process] = []
-    stopping = False
+    requests: list[float] = []
 
     def stop(*_: object) -> None:
-        nonlocal stopping
-        stopping = True
+        requests.append(time.monotonic())
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    # It reaches the ranks by itself, as everything does that is sent to the session.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    code = 0
     try:
         for rank in range(num_processes):
             environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(subprocess.Popen(command, env=environment, close_fds=False))
-        while not stopping:
+        while not _is_urgent(requests):
             codes = [process.poll() for process in processes]
             failed = [code for code in codes if code]
             if failed or None not in codes:
-                return _code(failed[0]) if failed else 0
+                code = _code(failed[0]) if failed else 0
+                break
             time.sleep(_POLL_SECONDS)
-        return 128 + signal.SIGTERM
+        else:
+            code = 128 + signal.SIGTERM
     finally:
-        _end(processes, 0.0 if stopping else _SECONDS_FOR_OTHERS)
+        _end(processes, _patience(code))
+    # Those that a killed rank leaves behind say that they have lost it.
+    others = [process.returncode for process in processes]
+    return LOST_EXIT_CODE if code > 128 and LOST_EXIT_CODE in others else code
+
+
+def _is_urgent(requests: Sequence[float]) -> bool:
+    return bool(requests) and requests[-1] - requests[0] > _SECONDS_OF_ECHOES
+
+
+def _patience(code: int) -> float:
+    """Seconds for the ranks that still run when one has ended."""
+    if code == 128 + signal.SIGTERM:
+        return 0.0
+    return _SECONDS_TO_SAVE if code == STOPPED_EXIT_CODE else _SECONDS_FOR_OTHERS
 
 
 def _free_port() -> int:

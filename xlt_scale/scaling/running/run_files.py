@@ -113,6 +113,6 @@ def last_words(log: Path, start: int = 0) -> str:
         return "no word"
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
     for line in reversed(lines):
-        if line.startswith(("error: ", "stopped: ")):
+        if line.startswith(("error: ", "stopped: ", "lost: ")):
             return line
     return lines[-1] if lines else "no word"

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from xlt_scale.errors import UserError
+from xlt_scale.cluster.allocation import allocation_end, seconds_left
+from xlt_scale.errors import LOST_EXIT_CODE, STOPPED_EXIT_CODE, UserError
 from xlt_scale.scaling.grid.design import StudyGrid
-from xlt_scale.scaling.grid.disk import bytes_below, free_bytes
 from xlt_scale.scaling.grid.folder import StudyFolder
-from xlt_scale.scaling.grid.jobs import Placement, StudyJob, pack, phases_left
+from xlt_scale.scaling.grid.jobs import Placement, StudyJob, phases_left
 from xlt_scale.scaling.running.attempts import Attempts, why
 from xlt_scale.scaling.running.claims import by_holder, is_claimed, take
+from xlt_scale.scaling.running.disk_room import missing_space
 from xlt_scale.scaling.running.encoder_needs import (
     drop_unneeded_encoders,
     encoders_of,
@@ -25,10 +26,12 @@ from xlt_scale.scaling.running.encoder_needs import (
 )
 from xlt_scale.scaling.running.events import Events
 from xlt_scale.scaling.running.executors.interface import Ended, Executor
-from xlt_scale.scaling.running.outcome import Outcome, count, gib, some, summary
+from xlt_scale.scaling.running.job_order import JobOrder
+from xlt_scale.scaling.running.outcome import Outcome, count, some, summary
 from xlt_scale.scaling.running.progress import Progress, duration
 from xlt_scale.scaling.running.run_files import write_job
-from xlt_scale.scaling.running.stopping import stop_on_signals
+from xlt_scale.scaling.running.runner_files import RunnerFile
+from xlt_scale.scaling.running.stopping import Wish
 from xlt_scale.scaling.running.study_changes import describe_changes, remember_study
 from xlt_scale.study_config import StudyOptions
 
@@ -40,6 +43,10 @@ Estimate = Callable[[StudyGrid], tuple[Mapping[str, Placement], Mapping[str, flo
 Finished = Callable[[StudyFolder, StudyGrid], set[str]]
 """Phases whose records have everything that the grid asks for."""
 
+GO_ON_EXIT_CODES = (STOPPED_EXIT_CODE, LOST_EXIT_CODE)
+_SECONDS_TO_SAVE = 900.0
+# A job that stops of itself so shortly before the end of this program's allocation does so for that reason.
+_NEAR = 3600.0
 _POLL_SECONDS = 0.2
 _ROUND_SECONDS = 3.0
 
@@ -68,9 +75,10 @@ def run_study(
         UserError: the study cannot be carried out as it is written, or a file cannot be written.
     """
     runner = _Runner(study, executor, redesign, estimate, collect, say, finished, poll_seconds, round_seconds)
-    with stop_on_signals(runner.stop):
+    with runner.wish.from_signals():
         try:
-            return runner.run()
+            with runner.file:
+                return runner.run()
         except OSError as error:
             raise UserError(
                 f"{error.filename or StudyFolder.of(study).root}: {error.strerror or error}; mend that and start the "
@@ -119,14 +127,9 @@ class _Runner:
         self._attempts = Attempts(study.resources.retries)
         self._say = say
         self._said: set[str] = set()
-        self._stopping = False
-        self._packed: tuple[object, list[StudyJob]] = (None, [])
+        self.wish, self.file = Wish(), RunnerFile(self._folder)
         self._plan(redesign())
         self._progress = Progress(self._seconds)
-
-    def stop(self) -> None:
-        """Ask for the end; called by a signal's handler."""
-        self._stopping = True
 
     def run(self) -> Outcome:
         self._open()
@@ -136,8 +139,9 @@ class _Runner:
             self._executor.submit()
             if now.started:
                 continue
-            if self._stopping:
-                return self._outcome(left, interrupted=True)
+            if self._is_to_end():
+                self._let_jobs_save()
+                return self._outcome(self._left())
             if not self._executor.underway() and not now.elsewhere and not now.no_room:
                 # What has ended since the last look may have named or freed something.
                 if not self._collect():
@@ -147,10 +151,28 @@ class _Runner:
                 self._say_once("room", f"waiting: {self._executor.describe()}, and others use them")
             self._wait(now.elsewhere)
 
+    def _is_to_end(self) -> bool:
+        if self.file.is_asked_to_stop:
+            self.wish.ask("study cancel")
+        return bool(self.wish.reason)
+
+    def _let_jobs_save(self) -> None:
+        """Wait for what ends with this program."""
+        num_jobs = self._executor.ask_to_stop()
+        if not num_jobs:
+            return
+        self._say(f"{self.wish.reason}: {num_jobs} jobs save and end; a second signal does not wait for them")
+        deadline = time.monotonic() + _SECONDS_TO_SAVE
+        while self._executor.underway() and not self.wish.is_urgent and time.monotonic() < deadline:
+            for one in self._executor.poll():
+                self._note_end(one)
+            time.sleep(self._poll_seconds)
+
     def close(self) -> None:
         """End the jobs and leave nothing claimed."""
         rest = self._executor.stop()
-        if rest:
+        # Whoever cancels the study cancels these as well.
+        if rest and not self.file.is_asked_to_stop:
             self._say(rest)
 
     def _open(self) -> None:
@@ -173,7 +195,8 @@ class _Runner:
 
     def _plan(self, grid: StudyGrid) -> None:
         self._grid = grid
-        self._placements, self._seconds = self._estimate(grid)
+        placements, self._seconds = self._estimate(grid)
+        self._order = JobOrder(grid, placements, self._seconds)
         self._look_at_records()
 
     def _look_at_records(self) -> None:
@@ -200,37 +223,7 @@ class _Runner:
         return phases_left(self._grid, self._recorded, self._with_weights)
 
     def _pack(self, names: Sequence[str]) -> list[StudyJob]:
-        """Jobs in the order of their start: what others wait for, what lets an encoder go, then the largest size. What
-        has failed stands alone.
-        """
-        # Unchanged for most of the rounds; a grid may have tens of thousands of phases.
-        key = (self._attempts.alone, tuple(names), id(self._seconds))
-        if self._packed[0] != key:
-            self._packed = (key, self._pack_anew(names))
-        return self._packed[1]
-
-    def _pack_anew(self, names: Sequence[str]) -> list[StudyJob]:
-        keep_last = max((run.checkpoints.keep_last for run in self._grid.runs.values()), default=2)
-        alone = [name for name in names if name in self._attempts.alone]
-        groups = [[name for name in names if name not in self._attempts.alone], *([name] for name in alone)]
-        jobs = [
-            job
-            for group in groups
-            for job in pack(
-                self._grid, group, self._placements, self._seconds, self._study.resources.hours_per_job, keep_last
-            )
-        ]
-        return sorted(jobs, key=self._turn)
-
-    def _turn(self, job: StudyJob) -> tuple[int, int]:
-        size = -list(self._grid.runs).index(job.size)
-        role = self._grid.phases[job.phases[0]].role
-        if role == "pretraining":
-            return 0, size
-        needed = {self._grid.phases[name].role for name in job.needs}
-        if "intermediate" in needed and role != "intermediate":
-            return 1, size
-        return (2 if role == "intermediate" else 3), size
+        return self._order.jobs(names, self._attempts.alone)
 
     def _start_what_is_ready(self, left: Sequence[str]) -> _Round:
         """Hand over jobs."""
@@ -238,7 +231,7 @@ class _Runner:
         given_up = {failed.name for failed in self._attempts.failed} | set(self._attempts.blocked(self._grid, left))
         open_phases = [name for name in left if name not in underway and name not in given_up]
         now = _Round([name for name in open_phases if is_claimed(self._folder, name)])
-        if self._stopping:
+        if self.wish.reason:
             return now
         held = set(now.elsewhere)
         coming = self._with_weights | (underway if self._executor.queues else set())
@@ -249,7 +242,9 @@ class _Runner:
                 # Smaller ones wait too: they would take the room away from it for ever.
                 now.no_room = True
                 break
-            missing = self._missing_space(job)
+            # How many of a queue's jobs will run at once is not known here.
+            running = () if self._executor.queues else self._executor.underway().values()
+            missing = missing_space(self._folder, job, running)
             if missing:
                 self._say_once(f"space for {job.name}", missing)
                 now.stuck = now.stuck or missing
@@ -290,26 +285,10 @@ class _Runner:
         self._look_at_records()
         return self._lacking != before
 
-    def _missing_space(self, job: StudyJob) -> str:
-        """What is missing on the disk for a job to start, in words; '' when there is enough."""
-        promised = 0
-        # How many of a queue's jobs will run at once is not known here.
-        for other in () if self._executor.queues else self._executor.underway().values():
-            taken = sum(bytes_below(self._folder.phase(name)) for name in other.phases)
-            promised += max(0, other.space - taken)
-        free = free_bytes(self._folder.pool)
-        if job.space + promised <= free:
-            return ""
-        running = f" beside {gib(promised)} that running jobs may still need" if promised else ""
-        return (
-            f"{job.name} waits for disk space: it needs {gib(job.space)}{running}, and {self._folder.pool} has "
-            f"{gib(free)}; free some, or set pool to another disk"
-        )
-
     def _wait(self, elsewhere: Sequence[str]) -> None:
         """Until a job has ended, or it is time to look at the files again."""
         deadline = time.monotonic() + self._round_seconds
-        while time.monotonic() < deadline and not self._stopping:
+        while time.monotonic() < deadline and not self._is_to_end():
             ended = self._executor.poll()
             for one in ended:
                 self._note_end(one)
@@ -336,10 +315,27 @@ class _Runner:
                 self._attempts.give_up(undone, ended.reason, ended.log)
             self._events.write("job not carried out", **facts, reason=ended.reason)
             self._say(f"{self._mark} {job.name}: not carried out, {ended.reason}")
+        elif self.wish.reason or ended.code in GO_ON_EXIT_CODES:
+            self._note_unfinished(ended, undone)
         else:
             plan = self._attempts.note(ended, undone)
             self._events.write("job failed", **facts, reason=why(ended), log=str(ended.log))
             self._say(f"{self._mark} {job.name}: FAILED, {why(ended)}; {plan} ({ended.log})")
+
+    def _note_unfinished(self, ended: Ended, undone: Sequence[str]) -> None:
+        """A job that goes on later from its checkpoints: it was stopped, or has lost a process, node or link."""
+        job, reason = ended.job, why(ended)
+        what = "lost" if ended.code == LOST_EXIT_CODE else "stopped"
+        self._events.write(f"job {what}", job=job.name, seconds=round(ended.seconds, 1), code=ended.code, reason=reason)
+        if self.wish.reason:
+            self._say(f"{self._mark} {job.name}: ended, {reason}")
+        elif ended.code == STOPPED_EXIT_CODE and not self._executor.queues and seconds_left(allocation_end()) < _NEAR:
+            self._say(f"{self._mark} {job.name}: stopped, {reason}")
+            self.wish.ask("the end of the allocation")
+        elif self._attempts.note_loss(ended, undone):
+            self._say(f"{self._mark} {job.name}: {what}, {reason}; not started again ({ended.log})")
+        else:
+            self._say(f"{self._mark} {job.name}: {what}, {reason}; it goes on")
 
     def _collect(self, phases: Iterable[str] | None = None, says: bool = True) -> bool:
         """Record what is finished; whether there was anything."""
@@ -385,14 +381,15 @@ class _Runner:
         seconds = self._progress.seconds_left(self._seconds, left)
         return "" if not seconds else f", about {duration(seconds)} left"
 
-    def _outcome(self, left: Sequence[str], interrupted: bool = False, stuck: str = "") -> Outcome:
+    def _outcome(self, left: Sequence[str], stuck: str = "") -> Outcome:
         self._drop_encoders(self._grid.phases)
         blocked = tuple(self._attempts.blocked(self._grid, left))
         failed = tuple(one for one in self._attempts.failed if one.name in set(left))
         outcome = Outcome(
-            len(self._grid.phases), self._num_done, failed, blocked, interrupted, stuck, self._grid.waiting
+            len(self._grid.phases), self._num_done, failed, blocked, self.wish.reason, stuck, self._grid.waiting
         )
-        self._events.write("runner ended", done=outcome.num_done, failed=len(failed), interrupted=interrupted)
+        self._events.write("runner ended", done=outcome.num_done, failed=len(failed), stopped_by=outcome.stopped_by)
+        self.file.ends_with(outcome.exit_code)
         for line in summary(outcome):
             self._say(line)
         return outcome

@@ -56,5 +56,8 @@ class Executor(Protocol):
     def poll(self) -> list[Ended]:
         """Jobs that have ended since the last call; quick."""
 
+    def ask_to_stop(self) -> int:
+        """Ask the jobs that end with this program to save and end; how many there are."""
+
     def stop(self, seconds: float = 10.0) -> str:
         """End what ends with this program, within so many seconds; what there is to say about the rest."""

@@ -71,7 +71,7 @@ class LocalExecutor:
         locks: DeviceLocks | None = None,
     ) -> None:
         self._gpus = list(gpus)
-        names = self._gpus or [str(number) for number in range(cores or os.cpu_count() or 1)]
+        names = self._gpus or [str(number) for number in range(cores or num_cores())]
         self._free = dict.fromkeys(names, Fraction(1))
         self._command = command
         self._locks = (locks or DeviceLocks()) if self._gpus else None
@@ -126,6 +126,12 @@ class LocalExecutor:
 
     def poll(self) -> list[Ended]:
         return [self._close(one) for one in list(self._running) if _has_ended(one.process)]
+
+    def ask_to_stop(self) -> int:
+        self.submit()
+        for one in self._running:
+            _signal(one.process, signal.SIGTERM)
+        return len(self._running)
 
     def stop(self, seconds: float = 10.0) -> str:
         self.submit()
@@ -212,6 +218,11 @@ def visible_gpus() -> list[str]:
     return [str(number) for number in range(count)]
 
 
+def num_cores() -> int:
+    """Processor cores that this process may use: of a shared node, those that SLURM has given it."""
+    return len(os.sched_getaffinity(0))
+
+
 def local_executor(device: str = "auto", slots: int = 0) -> LocalExecutor:
     """This machine, or a part of it.
 
@@ -227,5 +238,5 @@ def local_executor(device: str = "auto", slots: int = 0) -> LocalExecutor:
         raise UserError("engine.device = 'cuda', but there is no GPU to be seen; use 'auto' or 'cpu'")
     if gpus:
         return LocalExecutor(gpus[:slots] if slots else gpus)
-    cores = os.cpu_count() or 1
+    cores = num_cores()
     return LocalExecutor([], min(slots, cores) if slots else cores)

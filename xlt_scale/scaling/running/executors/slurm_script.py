@@ -1,162 +1,170 @@
-"""The text of a batch script: one job over its nodes, or several small ones side by side on one node."""
+"""What a submission consists of: options for sbatch, a short script, and a file per batch job (batch_task.py)."""
 
+import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 
+from xlt_scale.errors import UserError
+from xlt_scale.scaling.grid.folder import StudyFolder
 from xlt_scale.scaling.grid.jobs import StudyJob
-from xlt_scale.scaling.running.run_files import LAUNCHER_VARIABLES, LOG_FILE, RUN_FILE, train_script
-
-EXIT_FILE = "exit_code"
-CLAIMED_ELSEWHERE = 75
-"""What a job ends with when somebody else works on one of its phases (EX_TEMPFAIL)."""
+from xlt_scale.scaling.records.atomic import write_atomically
+from xlt_scale.scaling.running.batch_task import SECONDS_OF_WARNING, Member, task_file
+from xlt_scale.scaling.running.executors.slurm_notes import SCRIPT_FILE, Submission
+from xlt_scale.scaling.running.run_files import LAUNCHER_VARIABLES, LOG_FILE, RUN_FILE
 
 _MARGIN, _START_SECONDS = 1.5, 600.0
-_WARNING_SECONDS = 120
+_OWN = ("job-name", "array", "dependency", "kill-on-invalid-dep", "parsable", "wait", "J", "a", "d", "W")
 
 
 @dataclass(frozen=True)
-class Member:
-    """A job in a script.
+class Nodes:
+    """What a node has.
 
     Attributes:
-        folder: the job's, written already.
-        claim_files: of all of its phases.
+        devices: GPUs, or processor cores.
+        has_gpus: devices are GPUs.
+        shares: jobs smaller than a node are put side by side into one batch job.
     """
 
-    job: StudyJob
-    folder: Path
-    claim_files: tuple[Path, ...]
+    devices: int
+    has_gpus: bool = True
+    shares: bool = True
+
+    def side_by_side(self, job: StudyJob) -> int:
+        """How many such jobs a batch job holds; 1 for a job that takes several nodes."""
+        if not self.shares:
+            return 1
+        return max(1, self.devices // job.devices) * (job.per_device if job.devices == 1 else 1)
 
 
-def group_members(members: Sequence[Member], devices_per_node: int) -> list[list[Member]]:
-    """Members that share a script: of one size, with the same dependencies, no more than fit side by side on a node.
-    A node's worth of small runs is one allocation, where devices cannot be shared between allocations.
-    """
-    groups: dict[tuple[str, frozenset[str]], list[Member]] = {}
-    for member in members:
-        groups.setdefault((member.job.size, member.job.needs), []).append(member)
-    found = []
-    for group in groups.values():
-        fit = side_by_side(group[0].job, devices_per_node)
-        found += [group[start : start + fit] for start in range(0, len(group), fit)]
-    return found
-
-
-def side_by_side(job: StudyJob, devices_per_node: int) -> int:
-    """How many such jobs a node holds; 1 for a job that takes several nodes."""
-    return max(1, devices_per_node // job.devices) * (job.per_device if job.devices == 1 else 1)
-
-
-def script(
-    members: Sequence[Member], devices_per_node: int, after: Sequence[str], further: Sequence[str], log: Path
-) -> str:
-    """A script for sbatch.
+def group(jobs: Iterable[StudyJob], nodes: Nodes, most_tasks: int) -> list[list[list[StudyJob]]]:
+    """Arrays of batch jobs: jobs of one size that wait for the same ones are alike. A node's worth of small ones is one
+    batch job, where devices cannot be shared between batch jobs.
 
     Args:
-        after: ids of the batch jobs that have to end well first.
-        further: #SBATCH lines of the user's, as in '--account=NAME'.
-        log: what the script itself prints; each job has its own log beside.
+        most_tasks: batch jobs of an array.
     """
-    job = members[0].job
-    nodes = ceil(job.devices / devices_per_node)
-    if len(members) == 1:
-        gpus = ceil(job.devices / nodes)
-    else:
-        gpus = min(devices_per_node, ceil(len(members) * job.devices / job.per_device))
-    head = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name={job.name}",
-        f"#SBATCH --nodes={nodes}",
-        "#SBATCH --ntasks-per-node=1",
-        f"#SBATCH --gpus-per-node={gpus}",
-        f"#SBATCH --time={_time(max(member.job.seconds for member in members))}",
-        f"#SBATCH --output={log}",
-        "#SBATCH --open-mode=append",
-        "#SBATCH --requeue",
-        f"#SBATCH --signal=B:USR1@{_WARNING_SECONDS}",
+    alike: dict[tuple[str, int, frozenset[str]], list[StudyJob]] = {}
+    for job in jobs:
+        alike.setdefault((job.size, job.devices, job.needs), []).append(job)
+    arrays = []
+    for members in alike.values():
+        fit = nodes.side_by_side(members[0])
+        tasks = [members[start : start + fit] for start in range(0, len(members), fit)]
+        arrays += [tasks[start : start + most_tasks] for start in range(0, len(tasks), most_tasks)]
+    return arrays
+
+
+def options(one: Submission, nodes: Nodes, after: Sequence[str], further: Sequence[str]) -> list[str]:
+    """Options for sbatch, the user's own last: what comes later holds.
+
+    Args:
+        after: batch jobs that have to end well first.
+        further: of the study file, as in '--account=NAME'.
+
+    Raises:
+        UserError: the study file sets what the study itself has to.
+    """
+    widest = max(one.tasks, key=len)
+    num_nodes = ceil(widest[0].devices / nodes.devices)
+    throttle = f"%{one.most}" if one.most else ""
+    found = [
+        f"--job-name={one.name}",
+        f"--array=0-{len(one.tasks) - 1}{throttle}",
+        f"--nodes={num_nodes}",
+        "--ntasks-per-node=1",
+        f"--time={_time(max(_seconds(task) for task in one.tasks))}",
+        f"--output={one.folder}/output-%a.txt",
+        "--open-mode=append",
+        "--requeue",
+        f"--signal=B:USR1@{SECONDS_OF_WARNING}",
     ]
+    own = _words(further)
+    devices = _devices_per_node(widest, num_nodes, nodes)
+    if not nodes.has_gpus:
+        found.append(f"--cpus-per-task={devices}")
+    elif not any(word.lstrip("-").startswith(("gpus", "gres", "G")) for word in own):
+        found.append(f"--gpus-per-node={devices}")
     if after:
-        head += [f"#SBATCH --dependency=afterok:{':'.join(after)}", "#SBATCH --kill-on-invalid-dep=yes"]
-    head += [f"#SBATCH {line.strip().removeprefix('#SBATCH').strip()}" for line in further]
-    body = [
-        f"unset {' '.join(LAUNCHER_VARIABLES)}",
-        "pids=()",
-        # When the time is nearly over: the jobs go on from their checkpoints in another allocation.
-        'trap \'kill -TERM "${pids[@]}" 2>/dev/null; scontrol requeue "$SLURM_JOB_ID"\' USR1',
-        "",
-    ]
-    for number, member in enumerate(members):
-        visible = _visible(number, member.job) if len(members) > 1 else ""
-        body += [*_part(member, nodes, gpus, visible), ""]
-    # A signal ends a wait; the process is waited for again until it is gone.
-    body += [
-        "failed=0",
-        'for pid in "${pids[@]}"; do',
-        '    while kill -0 "$pid" 2>/dev/null; do wait "$pid"; done',
-        '    wait "$pid" || failed=1',
-        "done",
-        "exit $failed",
-    ]
-    return "\n".join([*head, "", *body]) + "\n"
+        found += [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
+    return [*found, *own]
 
 
-def _part(member: Member, nodes: int, gpus: int, visible: str) -> list[str]:
-    """A job in the background. Its shell holds the claims of its phases until it ends, however it ends."""
-    job, folder = member.job, member.folder
-    exit_file = shlex.quote(str(folder / EXIT_FILE))
-    lines = ["(", f"    rm -f {exit_file}"]
-    for path in sorted(member.claim_files):
-        lines += [
-            f"    exec {{claim}}>>{shlex.quote(str(path))}",
-            f'    flock --nonblock "$claim" || {{ echo {CLAIMED_ELSEWHERE} > {exit_file}; exit {CLAIMED_ELSEWHERE}; }}',
+def _seconds(task: Sequence[StudyJob]) -> float:
+    """What a batch job takes roughly: its jobs run side by side."""
+    return max(job.seconds for job in task)
+
+
+def write_files(one: Submission, folder: StudyFolder, nodes: Nodes, chosen: Sequence[str]) -> None:
+    """Write what sbatch and the batch jobs need into the submission's folder."""
+    for index, task in enumerate(one.tasks):
+        num_nodes = ceil(task[0].devices / nodes.devices)
+        members = [
+            Member(
+                job=job.name,
+                phases=job.phases,
+                run_file=str((folder.jobs / job.name / RUN_FILE).absolute()),
+                log=str((folder.jobs / job.name / LOG_FILE).absolute()),
+                devices=job.devices,
+                nodes=num_nodes,
+                visible=_visible(number, job) if nodes.has_gpus and len(task) > 1 else (),
+                has_gpus=nodes.has_gpus,
+            )
+            for number, job in enumerate(task)
         ]
-    if visible:
-        lines.append(f"    export CUDA_VISIBLE_DEVICES={visible}")
-    log = shlex.quote(str(folder / LOG_FILE))
-    lines += [
-        f"    {command(job, folder / RUN_FILE, nodes, gpus, shares_node=bool(visible))} >> {log} 2>&1 &",
-        "    child=$!",
-        "    trap 'kill -TERM \"$child\" 2>/dev/null' TERM",
-        '    while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done',
-        f"    echo $code > {exit_file}",
-        "    exit $code",
-        ") &",
-        "pids+=($!)",
-    ]
-    return lines
+        table: dict[str, object] = {"root": str(folder.root.absolute()), "pool": str(folder.pool.absolute())}
+        table |= {"members": [member.to_json() for member in members]}
+        write_atomically(task_file(one.folder, index), (json.dumps(table, indent=1) + "\n").encode())
+    write_atomically(one.folder / SCRIPT_FILE, script(one, chosen).encode())
 
 
-def command(job: StudyJob, run_file: Path, nodes: int, gpus: int, shares_node: bool) -> str:
-    """What a job is started with inside its allocation."""
-    train, run = shlex.quote(str(train_script())), shlex.quote(str(run_file))
-    python = shlex.quote(sys.executable)
-    if shares_node:
-        # No step of its own: steps of one allocation would wait for each other's devices.
-        ranks = f"-m xlt_scale.scaling.running.ranks {job.devices} " if job.devices > 1 else ""
-        return f"{python} {ranks}{train} {run}"
+def script(one: Submission, chosen: Sequence[str]) -> str:
+    """The script that sbatch gets. Its #SBATCH lines repeat what the command line says, for people to read."""
+    program = [sys.executable, "-m", "xlt_scale.scaling.running.batch_task", str(one.folder)]
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            *(f"#SBATCH {option}" for option in chosen),
+            "",
+            f"unset {' '.join(LAUNCHER_VARIABLES)}",
+            "# The signal before the end of the time must not end a program that does not listen yet.",
+            "trap '' USR1",
+            f"exec {shlex.join(program)}",
+            "",
+        ]
+    )
+
+
+def _words(further: Sequence[str]) -> list[str]:
+    """The study file's options, one word each."""
+    words = [word for line in further for word in shlex.split(line.strip().removeprefix("#SBATCH"))]
+    for word in words:
+        name = word.lstrip("-").split("=")[0]
+        if word.startswith("-") and name in _OWN:
+            raise UserError(f"resources.slurm: {word}: the study sets {name} itself; leave it out")
+    return words
+
+
+def _devices_per_node(task: Sequence[StudyJob], num_nodes: int, nodes: Nodes) -> int:
+    job = task[0]
+    if len(task) == 1:
+        return ceil(job.devices / num_nodes)
+    return min(nodes.devices, ceil(len(task) * job.devices / job.per_device))
+
+
+def _visible(number: int, job: StudyJob) -> tuple[int, ...]:
+    """Which of the batch job's GPUs belong to a job, among those side by side."""
     if job.devices == 1:
-        return f"srun {python} {train} {run}"
-    meeting = "--standalone"
-    if nodes > 1:
-        head = '"$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))"'
-        meeting = f'--rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint {head}'
-    spread = f"--nnodes {nodes} --nproc-per-node {gpus}"
-    return f"srun {python} -m torch.distributed.run {spread} {meeting} {train} {run}"
-
-
-def _visible(number: int, job: StudyJob) -> str:
-    if job.devices == 1:
-        return str(number // job.per_device)
-    return ",".join(str(number * job.devices + offset) for offset in range(job.devices))
+        return (number // job.per_device,)
+    return tuple(number * job.devices + offset for offset in range(job.devices))
 
 
 def _time(seconds: float) -> str:
     """SLURM's days-hours:minutes:seconds, with a margin over a rough cost."""
-    minutes = ceil((seconds * _MARGIN + _START_SECONDS) / 60)
+    minutes = ceil((seconds * _MARGIN + _START_SECONDS + SECONDS_OF_WARNING) / 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     return f"{days}-{hours:02d}:{minutes:02d}:00"
