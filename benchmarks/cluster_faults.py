@@ -184,16 +184,18 @@ def records(folder: Path) -> dict[str, Any]:
     return found
 
 
-def write_study(place: Path, name: str) -> Path:
+def write_study(place: Path, name: str, small: bool) -> Path:
     file = place / f"{name}.toml"
     table = json.loads(json.dumps(STUDY)) | {"output": str(place / name)}
+    if small:
+        table |= {"arms": table["arms"][:1], "targets": table["targets"][:1]}
     table["run"]["data"] = {"cache": str(place / "cache")}
     file.write_text(tomli_w.dumps(table))
     return file
 
 
-def undisturbed(place: Path) -> dict[str, Any]:
-    file = write_study(place, "undisturbed")
+def undisturbed(place: Path, small: bool) -> dict[str, Any]:
+    file = write_study(place, "undisturbed", small)
     command = [sys.executable, "-m", "xlt_scale.cli", "study", "run", str(file), "--slots", "2", "--no-report"]
     environment = {key: value for key, value in os.environ.items() if key != "GLOO_SOCKET_IFNAME"}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
@@ -251,6 +253,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0, help="give up after so long")
+    parser.add_argument("--small", action="store_true", help="a study of a few phases, as the tests use it")
     parser.add_argument("--report", type=Path, help="file to write, in Markdown")
     parser.add_argument("--keep", type=Path, help="folder for everything, kept")
     arguments = parser.parse_args()
@@ -259,10 +262,10 @@ def main() -> None:
         sys.exit(f"error: {reason}")
     place = arguments.keep or Path(tempfile.mkdtemp(prefix="xlt-faults-"))
     place.mkdir(parents=True, exist_ok=True)
-    expected = undisturbed(place)
+    expected = undisturbed(place, arguments.small)
     print(f"undisturbed: {len(expected)} records in {place}", flush=True)
     with two_nodes(Path(tempfile.mkdtemp(prefix="xlt-")) / "c", 100 + os.getpid() % 150) as cluster:
-        campaign = Campaign(cluster, write_study(place, "disturbed"), random.Random(arguments.seed))
+        campaign = Campaign(cluster, write_study(place, "disturbed", arguments.small), random.Random(arguments.seed))
         began = time.monotonic()
         go_through_faults(campaign, arguments.faults, began + 60 * arguments.minutes)
         lines = report(campaign, expected, time.monotonic() - began, "python " + shlex.join(sys.argv))

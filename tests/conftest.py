@@ -25,3 +25,14 @@ def root() -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated worlds and tokenised data of this test session."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In several processes (-n) the tests of a file stay together, and all that use the cluster: they share what is
+    started once.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            folder = item.path.parent.name
+            item.add_marker(pytest.mark.xdist_group(folder if folder == "cluster" else item.path.stem))

@@ -255,7 +255,7 @@ def long(cluster: TwoNodes, place: Path, undisturbed: dict[str, Any]) -> Study:
     """A study of one chain, which takes half a minute."""
 
     def long_pretraining(table: dict[str, Any]) -> None:
-        table["pretraining"][0]["steps"] = 160
+        table["pretraining"][0] |= {"steps": 160, "batch_size": 96, "max_examples": 0}
         table["run"]["checkpoints"] = {"every": 20}
         table["arms"] = [table["arms"][0], {"name": "again", "phases": [{"task": "micro-nli", "steps": 2}]}]
         table["targets"] = table["targets"][:1]

@@ -1,5 +1,6 @@
 """The watch over a run's ranks: nobody waits for ever for one that is gone."""
 
+import json
 import os
 import secrets
 import socket
@@ -15,7 +16,7 @@ from xlt_scale.cluster.mark import Mark
 from xlt_scale.cluster.verdict import Limits, Verdict
 from xlt_scale.errors import FAILURE_EXIT_CODE, LOST_EXIT_CODE, USER_ERROR_EXIT_CODE, TrainingError, UserError, reason
 
-Share = Callable[[Callable[[], tuple[str, int, str, str]]], tuple[str, int, str, str]]
+Share = Callable[[Callable[[], str]], str]
 """Calls a function on rank 0 and gives what it returns to all ranks."""
 
 _SECONDS_FOR_GOODBYE = 3.0
@@ -27,7 +28,7 @@ class Watch:
 
     Made on every rank, which communicates once; used around everything that communicates:
 
-        with Watch(rank, size, world.share, limits, world.mark):
+        with Watch(rank, size, meeting.share, limits, mark):
             ...
 
     An exception that leaves it is told to the other ranks, unless it only says that another rank is gone: then it waits
@@ -43,19 +44,19 @@ class Watch:
             return
         server: Server | None = None
 
-        def open_server() -> tuple[str, int, str, str]:
+        def open_server() -> str:
             nonlocal server
             token = secrets.token_hex(16)
             server = Server(size, token, limits, mark, self._problem_here, self._end)
-            return os.environ["MASTER_ADDR"], server.port, token, socket.gethostname()
+            return json.dumps({"port": server.port, "token": token, "head": socket.gethostname()})
 
-        address, port, token, head = share(open_server)
+        told = json.loads(share(open_server))
         if server is not None:
             self._side = server
         else:
-            # The name that the launcher gave: it is known to lead to rank 0.
-            here = (os.environ.get("MASTER_ADDR", address), port)
-            self._side = Client(rank, here, head, token, limits, mark, self._problem_here, self._end)
+            # The address that the launcher gave is known to lead to rank 0.
+            address = (os.environ["MASTER_ADDR"], told["port"])
+            self._side = Client(rank, address, told["head"], told["token"], limits, mark, self._problem_here, self._end)
 
     def __enter__(self) -> "Watch":
         if self._side is not None:

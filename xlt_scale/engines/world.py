@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from xlt_scale.cluster.ending import LostError
 from xlt_scale.cluster.mark import Mark
+from xlt_scale.engines.meeting import Meeting
 from xlt_scale.errors import UserError
 
 Shared = TypeVar("Shared")
@@ -86,7 +86,10 @@ class World:
 
 
 def join_world(
-    device: str = "auto", meet: timedelta = timedelta(minutes=10), timeout: timedelta = timedelta(minutes=30)
+    device: str = "auto",
+    meet: timedelta = timedelta(minutes=10),
+    timeout: timedelta = timedelta(minutes=30),
+    met: Callable[[Meeting], Mark] = lambda meeting: Mark(),
 ) -> World:
     """Join the process group that the launcher describes in RANK, WORLD_SIZE, LOCAL_RANK and MASTER_*; collective.
 
@@ -95,10 +98,11 @@ def join_world(
     Args:
         meet: how long to wait for the other processes.
         timeout: how long a collective may take.
+        met: called when all have come, before they do anything that waits for all; where this process says where it is.
 
     Raises:
         UserError: CUDA is asked for and absent, or the launcher's variables are incomplete.
-        LostError: not all processes have come.
+        LostError: not all processes have come (`Meeting`).
     """
     use_cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if use_cuda and not torch.cuda.is_available():
@@ -123,24 +127,14 @@ def join_world(
         if "OMP_NUM_THREADS" not in os.environ:
             local_size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
+    mark = Mark()
     if not dist.is_initialized():
+        meeting = Meeting(meet)
+        mark = met(meeting)
         backend = "cpu:gloo,cuda:nccl" if use_cuda else "gloo"
-        try:
-            store, rank, size = next(dist.rendezvous("env://", timeout=meet))
-            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
-        except (dist.DistNetworkError, dist.DistStoreError) as error:
-            raise _why_they_cannot_meet(error) from None
-    return World(rank, size, local_rank, torch.device("cuda", local_rank) if use_cuda else torch.device("cpu"))
-
-
-def _why_they_cannot_meet(error: Exception) -> Exception:
-    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    said = str(error).split(". ")[0]
-    if "EADDRINUSE" in said:
-        return UserError(f"the processes cannot meet at {address} ({said}); give the launcher another --master_port")
-    if isinstance(error, dist.DistStoreError) or "timed out" in said:
-        return LostError(f"not all of {os.environ['WORLD_SIZE']} processes have come to {address} ({said})")
-    return UserError(f"the processes cannot meet at {address} ({said}); is it reachable?")
+        dist.init_process_group(backend, store=meeting.store, rank=rank, world_size=size, timeout=timeout)
+    place = torch.device("cuda", local_rank) if use_cuda else torch.device("cpu")
+    return World(rank, size, local_rank, place, mark=mark)
 
 
 def _describe_single_process() -> None:

@@ -1,5 +1,6 @@
 """A run from its options to its table: the phases one after another."""
 
+import contextlib
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -7,10 +8,12 @@ from functools import cache
 from rich.console import Console
 
 from xlt_scale.cluster.allocation import allocation_end
+from xlt_scale.cluster.mark import Mark
 from xlt_scale.cluster.stop_request import StopRequest
 from xlt_scale.cluster.verdict import Limits
 from xlt_scale.cluster.watch import Watch
 from xlt_scale.config import FaultOptions, RunOptions
+from xlt_scale.engines.meeting import Meeting
 from xlt_scale.engines.repeatable import use_repeatable_kernels
 from xlt_scale.engines.world import World, join_world
 from xlt_scale.tasks.spec import TaskSpec
@@ -36,19 +39,23 @@ def run(options: RunOptions) -> None:
         use_repeatable_kernels()
     stop = StopRequest()
     limits = _limits(options.faults)
-    with stop.listening():
+    with stop.listening(), contextlib.ExitStack() as watching:
+
+        def watch(meeting: Meeting) -> Mark:
+            mark = Mark()
+            watching.enter_context(Watch(meeting.rank, meeting.size, meeting.share, limits, mark))
+            return mark
+
         world = join_world(
             options.engine.device,
             meet=timedelta(minutes=options.faults.meet_minutes),
             # The watch speaks first: it can say who is missing.
             timeout=timedelta(seconds=limits.lost_after + max(limits.standstill, limits.step) + 300),
+            met=watch,
         )
         if world.is_main:
             stop.watch_the_clock(allocation_end(), options.checkpoints.seconds_before_end)
-        with (
-            notes_announced(announcer(world.is_main, options.logging)),
-            Watch(world.rank, world.size, world.share, limits, world.mark),
-        ):
+        with notes_announced(announcer(world.is_main, options.logging)):
             _set_up_and_carry_out(options, catalogue, world, stop)
 
 

@@ -1,0 +1,20 @@
+"""A few faults of the campaign in benchmarks/: a study whose jobs take both nodes ends with all of its records."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from two_nodes import TwoNodes
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_a_study_on_two_nodes_ends_with_the_records_of_an_undisturbed_one(cluster: TwoNodes, tmp_path: Path) -> None:
+    # `cluster` is not used, but says why there is none; the campaign brings up its own.
+    command = [sys.executable, str(ROOT / "benchmarks" / "cluster_faults.py")]
+    options = ["--small", "--faults", "3", "--seed", "4", "--minutes", "5", "--keep", str(tmp_path / "campaign")]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "equal to the undisturbed study's to the last bit: yes" in done.stdout
