@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes (-n) the tests of a file stay together, and all that use the cluster: they share what is
-    started once.
+SHARE_PROCESS_GROUPS = ("test_engines_agree", "test_trajectory", "test_formats")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In several processes (-n) the tests of a file stay together, and so do files that share what is started once:
+    the cluster, or process groups.
     """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            folder = item.path.parent.name
-            item.add_marker(pytest.mark.xdist_group(folder if folder == "cluster" else item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByWhatIsShared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = Path(nodeid.split("::")[0])
+            if path.parent.name == "cluster":
+                return "cluster"
+            return "process groups" if path.stem in SHARE_PROCESS_GROUPS else str(path)
+
+    return ByWhatIsShared(config, log)

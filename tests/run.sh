@@ -14,7 +14,7 @@ ruff check . || failed+=("ruff check")
 ruff format --check . || failed+=("ruff format")
 mypy xlt_scale || failed+=("mypy")
 # Two at a time: many tests mostly wait for others, those of the cluster above all.
-pytest -q -n 2 --dist loadgroup tests "$@" || failed+=("pytest")
+pytest -q -n 2 --dist loadscope --no-loadscope-reorder tests "$@" || failed+=("pytest")
 
 if ((${#failed[@]})); then
     echo "failed: $(printf '%s, ' "${failed[@]}" | sed 's/, $//')" >&2

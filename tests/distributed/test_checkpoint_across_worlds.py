@@ -9,7 +9,7 @@ from checkpoint_runs import DAMAGES, ENGINES_OF_VARIANTS, SIZES, CheckpointRuns
 from small_run import PHASE
 from small_runs import ENGINES
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("checkpoint_runs")]
+pytestmark = [pytest.mark.distributed]
 
 TOLERANCE = 1e-5
 

@@ -8,7 +8,7 @@ from small_runs import ENGINES, FAMILIES, LONG, SHORT, SMALL_BUDGET, SmallRuns
 
 from xlt_scale.config import PhaseOptions
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("small_runs")]
+pytestmark = [pytest.mark.distributed]
 
 TOLERANCE = 1e-5
 EMBEDDINGS = "encoder.embeddings.word_embeddings.weight"

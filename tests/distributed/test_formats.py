@@ -6,7 +6,7 @@ from agreement import relative_difference
 from small_run import TASKS
 from small_runs import ENGINES, FORMAT_STEPS, SmallRuns
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("small_runs")]
+pytestmark = [pytest.mark.distributed]
 
 
 def test_the_mixture_trains_every_format(small_runs: SmallRuns) -> None:

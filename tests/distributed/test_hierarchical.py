@@ -15,7 +15,7 @@ from small_runs import SMALL_BUDGET, Answers
 
 from launch import REPOSITORY, launch
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.xdist_group("hierarchical")]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 TOLERANCE = 1e-5
 FROZEN = {"phase": {"freeze_embeddings": True}}

@@ -8,7 +8,7 @@ import pytest
 
 from launch import launch
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("replicated")]
+pytestmark = [pytest.mark.distributed]
 
 Answers = dict[str, list[Any]]
 PLACEMENTS = {

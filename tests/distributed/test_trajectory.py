@@ -7,7 +7,7 @@ from agreement import relative_difference
 from small_run import plain_losses
 from small_runs import ENGINES, LONG, SHORT, SmallRuns
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("small_runs")]
+pytestmark = [pytest.mark.distributed]
 
 TOLERANCE = 1e-5
 
