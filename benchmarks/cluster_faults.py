@@ -238,8 +238,8 @@ def report(campaign: Campaign, expected: dict[str, Any], seconds: float, command
         f"* {len(campaign.faults)} faults: " + ", ".join(f"{kind} {number}" for kind, number in sorted(counts.items())),
         f"* {len(found)} of {len(expected)} records; equal to the undisturbed study's to the last bit: "
         f"{'yes' if found == expected else 'NO'}",
-        f"* {len(restarts)} batch jobs, started {sum(restarts) + len(restarts)} times in all; the control process was "
-        f"started {campaign.starts} times and ended with code {campaign.control_code()}",
+        f"* {sum(restarts)} restarts of the last {len(restarts)} batch jobs, which the controller knew at the end; "
+        f"the control process was started {campaign.starts} times and ended with code {campaign.control_code()}",
         f"* {seconds:.0f} s from the first start to the end",
         "",
         "| fault | kind | where | records before it |",
