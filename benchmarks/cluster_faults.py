@@ -188,7 +188,8 @@ def write_study(place: Path, name: str, small: bool) -> Path:
     file = place / f"{name}.toml"
     table = json.loads(json.dumps(STUDY)) | {"output": str(place / name)}
     if small:
-        table |= {"arms": table["arms"][:1], "targets": table["targets"][:1]}
+        table |= {"arms": table["arms"][:2], "targets": table["targets"][:1]}
+        table["seeds"] = {"intermediate": [1], "target": [1]}
     table["run"]["data"] = {"cache": str(place / "cache")}
     file.write_text(tomli_w.dumps(table))
     return file

@@ -10,6 +10,8 @@ import pytest
 from cluster_runs import ClusterRun, finish, job_history, job_log, make_run, submit, wait_for_step
 from two_nodes import NODES, TwoNodes
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 LOST_AFTER = 8.0
 """Seconds without a word after which these runs give a rank up."""
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_study_on_two_nodes_ends_with_the_records_of_an_undisturbed_one(cluster: TwoNodes, tmp_path: Path) -> None:
     # `cluster` is not used, but says why there is none; the campaign brings up its own.
     command = [sys.executable, str(ROOT / "benchmarks" / "cluster_faults.py")]

@@ -125,7 +125,9 @@ def test_a_job_that_was_stopped_or_lost_is_requeued(slurm: Path, code: int) -> N
     variables = begin()
     leave(variables, code=code)
     assert end(variables)[0] == code
-    assert f"scontrol requeue {JOB}" in slurm.read_text() and "update" not in slurm.read_text()
+    assert f"scontrol requeue {JOB}" in slurm.read_text() and "ExcNodeList" not in slurm.read_text()
+    # SLURM kills a job that starts in the second in which a lost node is called down.
+    assert (f"update jobid={JOB} StartTime=now+20" in slurm.read_text()) == (code == 86)
 
 
 def test_the_launchers_own_code_counts_where_no_node_says_anything(slurm: Path) -> None:
@@ -176,7 +178,8 @@ def test_a_node_that_was_lost_twice_is_excluded_by_slurms_name(slurm: Path) -> N
     assert "excluded" not in lose("node2.cluster.org", 10, 0)[1]
     assert "node2 was lost twice: excluded from now on" in lose("node2.cluster.org", 20, 1)[1]
     order = re.findall(r"scontrol (requeue|update .*)", slurm.read_text())
-    assert order == ["requeue", "requeue", f"update jobid={JOB} ExcNodeList=node2"]
+    later = f"update jobid={JOB} StartTime=now+20"
+    assert order == ["requeue", later, "requeue", later, f"update jobid={JOB} ExcNodeList=node2"]
 
 
 def test_nodes_that_are_excluded_already_stay_so(slurm: Path) -> None:
@@ -191,7 +194,7 @@ def test_no_node_is_excluded_when_too_few_would_be_left(slurm: Path) -> None:
     lose("node2", 10, 0)
     code, said = lose("node2", 20, 1)
     assert code == 86 and "2 other nodes would be left for the 3" in said and "--nodes=MIN-MAX" in said
-    assert "update" not in slurm.read_text() and slurm.read_text().count("requeue") == 2
+    assert "ExcNodeList" not in slurm.read_text() and slurm.read_text().count("requeue") == 2
 
 
 def test_three_losses_without_a_step_of_progress_are_the_end(slurm: Path) -> None:

@@ -93,7 +93,7 @@ def end(environment: Mapping[str, str], launcher_code: int | None, patience: flo
     if why_not:
         say(f"not requeued: {why_not}; mend the cause, then: scontrol requeue {job}")
         return outcome.code
-    for line in requeue(job, history.nodes_to_exclude(), environment):
+    for line in requeue(job, history.nodes_to_exclude(), environment, outcome.code == LOST_EXIT_CODE):
         say(line)
     return outcome.code
 

@@ -1,5 +1,6 @@
 """Put the batch job that asks into the queue again, without nodes that keep being lost."""
 
+import contextlib
 import subprocess
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +13,12 @@ _USABLE = ("idle", "mix", "alloc", "comp", "resv", "plnd")
 _ASK_SECONDS = 30.0
 
 
-def requeue(job: str, excluded: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+SECONDS_AFTER_LOSS = 20
+"""How long a job waits that has lost a node. SLURM calls the node down and takes the job's last processes away at any
+moment from then on, and kills a job for good that it starts anew in that very second ('Job credential revoked')."""
+
+
+def requeue(job: str, excluded: Sequence[str], environment: Mapping[str, str], after_loss: bool) -> list[str]:
     """Requeue, and keep the job off these nodes where enough others are left.
 
     The order matters: of a job that waits, SLURM still takes an exclusion, and a script that is killed in between
@@ -29,6 +35,10 @@ def requeue(job: str, excluded: Sequence[str], environment: Mapping[str, str]) -
     except UserError as error:
         return [f"not requeued: {error}; to go on, submit the same command again"]
     lines = [f"requeued: job {job} goes on by itself"]
+    if after_loss:
+        # Without it the job starts at once, as it does where this SLURM does not take it.
+        with contextlib.suppress(UserError):
+            ask("update", f"jobid={job}", f"StartTime=now+{SECONDS_AFTER_LOSS}")
     if not excluded:
         return lines
     try:

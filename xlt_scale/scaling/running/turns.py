@@ -42,7 +42,8 @@ def take_another_turn(
     # Going back sends it to everything of this batch job, and what follows has to be done first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     excluded = sorted(node for node, times in lost.items() if times >= TIMES_LOST_TO_BE_EXCLUDED)
-    lines = requeue(batch_job, excluded, os.environ)
+    after_loss = any(ending.get("lost_node") for ending in endings)
+    lines = requeue(batch_job, excluded, os.environ, after_loss)
     for line in lines:
         print(line, flush=True)
     if lines[0].startswith("requeued"):
