@@ -203,7 +203,7 @@ def undisturbed(place: Path, small: bool) -> dict[str, Any]:
     return records(file.with_suffix(""))
 
 
-def go_through_faults(campaign: Campaign, num_faults: int, deadline: float) -> None:
+def go_through_faults(campaign: Campaign, num_faults: int, kinds: list[str], deadline: float) -> None:
     """Faults at random moments while jobs run, then wait for the study's end."""
     bag: list[str] = []
     campaign.start_control()
@@ -214,7 +214,7 @@ def go_through_faults(campaign: Campaign, num_faults: int, deadline: float) -> N
         time.sleep(campaign.draw.uniform(0, 12))
         if not campaign.nodes_with_ranks() or not campaign.running_jobs():
             continue
-        bag = bag or campaign.draw.sample(sorted(KINDS), len(KINDS))
+        bag = bag or campaign.draw.sample(kinds, len(kinds))
         kind = bag.pop()
         done = len(campaign.records())
         began = time.monotonic()
@@ -254,6 +254,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0, help="give up after so long")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="default: all")
     parser.add_argument("--small", action="store_true", help="a study of a few phases, as the tests use it")
     parser.add_argument("--report", type=Path, help="file to write, in Markdown")
     parser.add_argument("--keep", type=Path, help="folder for everything, kept")
@@ -268,7 +269,7 @@ def main() -> None:
     with two_nodes(Path(tempfile.mkdtemp(prefix="xlt-")) / "c", 100 + os.getpid() % 150) as cluster:
         campaign = Campaign(cluster, write_study(place, "disturbed", arguments.small), random.Random(arguments.seed))
         began = time.monotonic()
-        go_through_faults(campaign, arguments.faults, began + 60 * arguments.minutes)
+        go_through_faults(campaign, arguments.faults, sorted(arguments.kinds), began + 60 * arguments.minutes)
         lines = report(campaign, expected, time.monotonic() - began, "python " + shlex.join(sys.argv))
         code = campaign.control_code()
         if campaign.control is not None and code is None:

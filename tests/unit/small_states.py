@@ -75,7 +75,7 @@ def on_ranks(size: int, action: Callable[[World], Any]) -> list[Any]:
 
     def attempt(rank: int) -> Any:
         try:
-            return action(ThreadWorld(rank, size, rank, CPU, None, items, meeting))
+            return action(ThreadWorld(rank, size, rank, CPU, items=items, meeting=meeting))
         except Exception as error:
             return error
 

@@ -33,7 +33,9 @@ NODE: dict[str, Any] = {"cores": 8, "memory_gib": 64.0, "architecture": "x86_64"
 
 
 def doctor(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "XLT_SCALE"))}
+    # Nothing of a batch job, nor of the process group that an earlier test has made in this process.
+    foreign = ("SLURM", "XLT_SCALE", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return subprocess.run(
         [sys.executable, "-m", "xlt_scale.cli", "doctor", *arguments],
         capture_output=True,

@@ -31,7 +31,7 @@ class StopRequest:
         self._seconds_before_end = 0.0
         self._reason = ""
         self._signalled_at: float | None = None
-        self._looked_at = time.monotonic()
+        self._looked_at = float("-inf")
         self._asked_at: float | None = None
         self._pauses: deque[float] = deque(maxlen=2)
         self._process = os.getpid()
