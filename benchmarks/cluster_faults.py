@@ -111,12 +111,16 @@ def kill_rank(campaign: Campaign) -> str:
     return node
 
 
+def serve_again(campaign: Campaign, node: str) -> None:
+    campaign.cluster.start_slurmd(node)
+    campaign.cluster.resume(node)
+
+
 def kill_slurmd(campaign: Campaign) -> str:
     node = campaign.draw.choice(NODES)
     campaign.cluster.kill_slurmd(node)
     time.sleep(campaign.draw.uniform(1, 25))
-    campaign.cluster.start_slurmd(node)
-    campaign.cluster.resume(node)
+    serve_again(campaign, node)
     return node
 
 
@@ -125,8 +129,7 @@ def power_off(campaign: Campaign) -> str:
     campaign.cluster.kill_node(node)
     time.sleep(campaign.draw.uniform(1, 25))
     campaign.cluster.start_node(node)
-    campaign.cluster.start_slurmd(node)
-    campaign.cluster.resume(node)
+    serve_again(campaign, node)
     return node
 
 

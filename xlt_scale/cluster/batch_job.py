@@ -21,7 +21,7 @@ from pathlib import Path
 
 from xlt_scale.cluster.allocation import END_TIME, allocation_end, batch_job_id
 from xlt_scale.cluster.batch_history import History, Outcome, Start, outcome_of
-from xlt_scale.cluster.batch_shape import shape_of
+from xlt_scale.cluster.batch_shape import meeting_port, shape_of
 from xlt_scale.cluster.ending import END_FOLDER
 from xlt_scale.cluster.requeue import requeue
 from xlt_scale.cluster.stop_request import STOP_FILE
@@ -57,7 +57,7 @@ def begin(environment: Mapping[str, str]) -> str:
         "XLT_SCALE_PROCESSES": str(shape.processes),
         "XLT_SCALE_GPUS": str(shape.processes if shape.uses_gpus else 0),
         "XLT_SCALE_MASTER_ADDRESS": shape.nodes[0],
-        "XLT_SCALE_MASTER_PORT": str(_port(environment["SLURM_JOB_ID"], start.number)),
+        "XLT_SCALE_MASTER_PORT": str(meeting_port(int(environment["SLURM_JOB_ID"]), start.number)),
     }
     if end is not None:
         values[END_TIME] = f"{end:.0f}"
@@ -113,11 +113,6 @@ def _read(start: Start, launcher_code: int | None, seconds: float) -> Outcome:
     while not (outcome := outcome_of(start, launcher_code)).is_told and time.monotonic() < deadline:
         time.sleep(0.5)
     return outcome
-
-
-def _port(job: str, start: int) -> int:
-    """Another one for every start: the last one's may still be taken. Below those that systems give out themselves."""
-    return 20000 + (int(job) * 31 + start) % 12000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

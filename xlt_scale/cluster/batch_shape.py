@@ -128,3 +128,11 @@ def gpus_by_nodes(details: str) -> dict[str, int]:
         counts = re.findall(r"gpu(?::[^:,(]+)?:(\d+)", resources)
         found[nodes] = sum(map(int, counts))
     return found
+
+
+def meeting_port(job: int, start: int) -> int:
+    """Where the ranks of a job's start meet.
+
+    Another port for every start, since the last one's may still be taken; below those that systems give out themselves.
+    """
+    return 20000 + (job * 31 + start) % 12000

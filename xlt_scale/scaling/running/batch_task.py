@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xlt_scale.cluster.allocation import END_TIME, allocation_end, batch_job_id
+from xlt_scale.cluster.batch_shape import meeting_port
 from xlt_scale.cluster.ending import END_FOLDER
 from xlt_scale.cluster.stop_request import STOP_FILE
 from xlt_scale.errors import FAILURE_EXIT_CODE, LOST_EXIT_CODE, STOPPED_EXIT_CODE, USER_ERROR_EXIT_CODE
@@ -81,8 +82,7 @@ class Member:
         hosts = ["scontrol", "show", "hostnames", os.environ.get("SLURM_JOB_NODELIST", "")]
         first = subprocess.run(hosts, capture_output=True, text=True, check=True).stdout.split()[0]
         number, turn = int(os.environ.get("SLURM_JOB_ID", "0")), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        # Another one for every turn: the last one's may still be taken.
-        port = 20000 + (31 * number + turn) % 10000
+        port = meeting_port(number, turn)
         # The end of one node does not end the others, which may be saving.
         srun = ["srun", f"--nodes={self.nodes}", f"--ntasks={self.nodes}", "--ntasks-per-node=1", "--cpu-bind=none"]
         srun.append("--kill-on-bad-exit=0")
