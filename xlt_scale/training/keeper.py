@@ -134,7 +134,9 @@ class PhaseKeeper:
 
     def close(self, seconds: float = 60.0) -> None:
         """Give a write under way time to end: what training has failed for need not concern it."""
-        self._report(self._background.wait(seconds))
+        # A rank that is gone is what training has failed for.
+        with contextlib.suppress(RuntimeError):
+            self._report(self._background.wait(seconds))
 
     def _remove_old_ones(self, best: int | None) -> None:
         whole = [step_of(folder) for folder in list_checkpoints(self._checkpoints) if not find_problem(folder)]
