@@ -1,0 +1,118 @@
+"""What the real layers keep for the backward pass, on meta tensors: shapes and bytes without values."""
+
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import accelerate
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers.initialization import no_init_weights
+
+from xlt_scale.config import EngineOptions, ModelOptions
+from xlt_scale.data.micro_batch import MicroBatch
+from xlt_scale.modeling import attention
+from xlt_scale.modeling.encoder import plan_encoder
+from xlt_scale.modeling.headed_encoder import HeadedEncoder
+from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.modeling.layer_bodies import prepare_layers
+
+PAIRS = HeadSpec("pairs", "classification", num_labels=3)
+
+
+class LiveStorages(TorchDispatchMode):
+    """Counts the bytes of storages that operators have made and that are still there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                if id(storage) not in self._known and id(storage) not in given:
+                    self._add(storage)
+        return result
+
+    def _add(self, storage: Any) -> None:
+        key, size = id(storage), storage.nbytes()
+        self.bytes += size
+        self._known[key] = weakref.finalize(storage, self._remove, key, size)
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.pop(key, None)
+        self.bytes -= size
+
+
+def bytes_kept(
+    model_type: str, lengths: list[int], shape: dict[str, Any], dropout: float, dtype: torch.dtype, **engine: Any
+) -> int:
+    """Bytes that are there at the end of a forward pass because the backward pass needs them."""
+    model = _meta_model(model_type, shape, dropout, dtype)
+    prepare_layers(model, EngineOptions(**engine))
+    batch = _meta_batch(lengths)
+    with LiveStorages() as live, _as_on_a_gpu():
+        loss = model(batch)
+        assert loss.requires_grad
+        return live.bytes
+
+
+def bytes_saved(model_type: str, lengths: list[int], shape: dict[str, Any], dropout: float, dtype: torch.dtype) -> int:
+    """Bytes of all storages that operators save, parameters left out."""
+    model, batch, saved = _meta_model(model_type, shape, dropout, dtype), _meta_batch(lengths), {}
+    own = {id(tensor.untyped_storage()) for tensor in [*model.parameters(), *model.buffers()]}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in own:
+            saved[id(storage)] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _as_on_a_gpu():
+        model(batch)
+    return sum(storage.nbytes() for storage in saved.values())
+
+
+def _meta_model(model_type: str, shape: dict[str, Any], dropout: float, dtype: torch.dtype) -> HeadedEncoder:
+    architecture = {"model_type": model_type, "pad_token_id": 1, "type_vocab_size": 1} | shape
+    options = ModelOptions(
+        architecture=architecture, tokenizer="micro", max_length=128, dropout=dropout, attention="unpadded"
+    )
+    plan = plan_encoder(options)
+    with accelerate.init_empty_weights(), no_init_weights():
+        model = HeadedEncoder(plan, [PAIRS])
+    return model.to("meta").to(dtype).train()
+
+
+def _meta_batch(lengths: list[int]) -> MicroBatch:
+    num_tokens = sum(lengths)
+    return MicroBatch(
+        head=PAIRS.name,
+        kind=PAIRS.kind,
+        input_ids=torch.zeros(num_tokens, dtype=torch.long, device="meta"),
+        positions=torch.zeros(num_tokens, dtype=torch.long, device="meta"),
+        lengths=lengths,
+        labels=torch.zeros(len(lengths), dtype=torch.long, device="meta"),
+        boundaries=torch.zeros(len(lengths) + 1, dtype=torch.int32, device="meta"),
+    )
+
+
+@contextmanager
+def _as_on_a_gpu() -> Iterator[None]:
+    """The flash kernel, and dropout with a mask of bytes: on meta tensors PyTorch would take what it takes on CPUs."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(attention, "_has_kernel", lambda query: True))
+        stack.enter_context(mock.patch.object(torch.nn.functional, "dropout", _dropout_of_gpus))
+        yield
+
+
+def _dropout_of_gpus(values: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    return torch.native_dropout(values, p, training)[0] if p and training else values
