@@ -6,11 +6,11 @@ import pytest
 import torch
 from small_models import MLM, PAIRS, WINDOW, build, classification_batch, masked_batch, plan_for
 from torch import Tensor
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.modeling.attention import sequence_arguments, unpadded_attention
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
+from xlt_scale.modeling.layer_bodies import recompute_activations
 
 LENGTHS = (4 * WINDOW + 9, 4 * WINDOW, 33, 33, 17, 5, 1)
 TOLERANCE = 1e-5
@@ -63,11 +63,7 @@ def test_losses_and_all_gradients_are_equal(
 ) -> None:
     packed, padded = models
     if checkpointing:
-        packed.checkpoint_activations()
-    layers = [
-        module.gradient_checkpointing for module in packed.modules() if isinstance(module, GradientCheckpointingLayer)
-    ]
-    assert layers == [checkpointing] * packed.plan.num_layers
+        recompute_activations(packed, "inputs")
     batch = batch_for(packed, head)
     loss, gradients = loss_and_gradients(packed.train(), batch)
     expected_loss, expected_gradients = loss_and_gradients(padded.train(), batch)
@@ -118,7 +114,7 @@ def test_token_types_are_told_apart() -> None:
 def test_grouped_key_and_value_heads_are_shared_by_their_query_heads() -> None:
     random = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, heads, 12, 8, generator=random) for heads in (4, 2, 2))
-    arguments: dict[str, Any] = sequence_arguments([7, 5], torch.device("cpu"))
+    arguments: dict[str, Any] = sequence_arguments([7, 5], torch.tensor([0, 7, 12]))
     found, _ = unpadded_attention(torch.nn.Identity(), query, key, value, None, **arguments)
     wide = (states.repeat_interleave(2, dim=1) for states in (key, value))
     expected, _ = unpadded_attention(torch.nn.Identity(), query, *wide, None, **arguments)

@@ -12,6 +12,7 @@ from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaEmbed
 from xlt_scale.config import ModelOptions
 from xlt_scale.errors import UserError
 from xlt_scale.modeling import attention
+from xlt_scale.modeling.attention import Sequences
 from xlt_scale.modeling.encoder import build_encoder, plan_encoder
 from xlt_scale.modeling.self_check import check_unpadded
 from xlt_scale.sizes import SIZES
@@ -69,10 +70,9 @@ def test_a_window_that_is_off_by_one_is_refused(error: int, replace_attention: A
 
 
 def test_a_boundary_that_is_off_by_one_is_refused(replace_attention: Any) -> None:
-    def merged(*arguments: Any, sequence_runs: Any, **named: Any) -> Any:
-        (_, first), (_, second), *rest = sequence_runs
-        runs = ((1, first - 1), (1, 1), (2, second), *rest)
-        return unpadded_attention(*arguments, sequence_runs=runs, **named)
+    def merged(*arguments: Any, sequences: Sequences, **named: Any) -> Any:
+        first, *rest = [length for count, length in sequences.runs for _ in range(count)]
+        return unpadded_attention(*arguments, sequences=Sequences([first - 1, 1, *rest]), **named)
 
     replace_attention(merged)
     assert not check_unpadded(plan_for("xlm-roberta", "padded").config).passed

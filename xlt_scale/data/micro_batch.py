@@ -1,5 +1,6 @@
 """The unit of one forward pass: real tokens of several sequences in one row, without padding."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +28,8 @@ class MicroBatch:
         group_sizes: sequences of each example, where an example has several (multiple choice, dual encoding).
         example_numbers: numbers of the examples in their data set.
         weight: 1.0, or 0.0 for a spare batch that only keeps a rank in step with the others.
+        boundaries: int32 [sequences + 1], where in the row each sequence begins, and the row's end; made of `lengths`
+            where it is not given.
     """
 
     head: str
@@ -40,6 +43,12 @@ class MicroBatch:
     group_sizes: list[int] | None = None
     example_numbers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     weight: float = 1.0
+    boundaries: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
+
+    def __post_init__(self) -> None:
+        if not len(self.boundaries):
+            self.boundaries = torch.tensor([0, *self.lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+            self.boundaries = self.boundaries.to(self.input_ids.device)
 
     @property
     def num_tokens(self) -> int:
@@ -55,13 +64,20 @@ class MicroBatch:
         """Tokens that count for throughput: none in a spare batch."""
         return self.num_tokens if self.weight else 0
 
+    def pinned(self) -> "MicroBatch":
+        """The same batch in memory that a GPU copies from without the host waiting. Pinning takes time: it is for the
+        thread that prepares batches.
+        """
+        return self._with_tensors(lambda tensor: tensor.pin_memory())
+
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same batch with its tensors on `device`; the copy does not wait when the memory is pinned."""
-        if device.type == "cpu":
+        """The same batch with its tensors on `device`; the copy does not wait where they are pinned."""
+        if device.type == self.input_ids.device.type:
             return self
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _with_tensors(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "MicroBatch":
         tensors: dict[str, Any] = {
-            name: value.pin_memory().to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, torch.Tensor)
+            name: change(value) for name, value in vars(self).items() if isinstance(value, torch.Tensor)
         }
         return replace(self, **tensors)

@@ -1,12 +1,14 @@
 """Predictions of a spread-out model over a data set: equal numbers of forward passes on every rank."""
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from xlt_scale.data.assembly import assemble
+from xlt_scale.data.assembly import Prefetcher, assemble
 from xlt_scale.data.masking import IGNORED
+from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.data.plan import evaluation_shares
 from xlt_scale.data.tokens import TokenizedData
 from xlt_scale.engines.interface import Engine
@@ -33,20 +35,59 @@ def predict(
     world = engine.world
     sizes = _rows_per_example(spec.kind, data, mode)
     costs = data.padded_lengths if padded else data.lengths
+    shares = evaluation_shares(costs, world.rank, world.size, token_budget, padded)
+
+    def make(number: int) -> list[MicroBatch]:
+        batch = assemble(spec, data, shares[number])
+        return [batch.pinned() if world.device.type == "cuda" else batch]
+
     engine.train(False)
-    numbers, outputs = [], []
-    with torch.no_grad():
-        for share in evaluation_shares(costs, world.rank, world.size, token_budget, padded):
-            batch = assemble(spec, data, share)
+    outputs = _Outputs()
+    with torch.no_grad(), Prefetcher(make, 0, len(shares)) as batches:
+        for share, [batch] in zip(shares, batches, strict=True):
             output = engine.forward(batch.to(world.device), mode, layers)
             world.mark.move()
             if len(share):
-                numbers.append(share)
-                outputs.append(output.cpu())
+                outputs.add(output)
     engine.train(True)
-    mine = (np.concatenate(numbers), torch.cat(outputs).numpy()) if numbers else None
+    numbers = [share for share in shares if len(share)]
+    mine = (np.concatenate(numbers), torch.cat(outputs.all()).numpy()) if numbers else None
     found = [item for item in world.gather(mine) if isinstance(item, tuple)]
     return _in_order(np.concatenate([item[0] for item in found]), np.concatenate([item[1] for item in found]), sizes)
+
+
+class _Outputs:
+    """Outputs on their way to the CPU, some forward passes behind the device, so that neither waits for the other."""
+
+    def __init__(self) -> None:
+        self._arrived: list[torch.Tensor] = []
+        self._under_way: deque[tuple[torch.Tensor, torch.cuda.Event]] = deque()
+
+    def add(self, output: torch.Tensor) -> None:
+        if output.device.type != "cuda":
+            self._arrived.append(output)
+            return
+        host = torch.empty(output.shape, dtype=output.dtype, pin_memory=True).copy_(output, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._under_way.append((host, event))
+        if len(self._under_way) > _OUTPUTS_UNDER_WAY:
+            self._take_one()
+
+    def all(self) -> list[torch.Tensor]:
+        """Every output in the order in which it was added."""
+        while self._under_way:
+            self._take_one()
+        return self._arrived
+
+    def _take_one(self) -> None:
+        host, event = self._under_way.popleft()
+        event.synchronize()
+        # Pinned memory is scarce.
+        self._arrived.append(host.clone())
+
+
+_OUTPUTS_UNDER_WAY = 4
 
 
 def _rows_per_example(kind: TaskKind, data: TokenizedData, mode: str) -> np.ndarray:

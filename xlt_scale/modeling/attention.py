@@ -15,27 +15,38 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 UNPADDED = "xlt_scale_unpadded"
 
-SequenceRuns = tuple[tuple[int, int], ...]
+
+class Sequences:
+    """The sequences of a row, for attention that takes them one by one.
+
+    An object rather than a tuple: a compiled layer would be compiled anew for every tuple of lengths it is given.
+
+    Attributes:
+        runs: neighbouring sequences of equal length as (count, length): each run is one dense batch.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.runs = tuple((len(list(run)), length) for length, run in groupby(lengths))
 
 
-def sequence_runs(lengths: Sequence[int]) -> SequenceRuns:
-    """Neighbouring sequences of equal length as (count, length): each run is one dense batch."""
-    return tuple((len(list(run)), length) for length, run in groupby(lengths))
+def sequence_arguments(lengths: Sequence[int], boundaries: Tensor) -> dict[str, Any]:
+    """What the encoder hands down to the attention: boundaries in the names that flash kernels use, and the sequences.
 
-
-def sequence_arguments(lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
-    """What the encoder hands down to the attention: boundaries in the names that flash kernels use, and the runs."""
-    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    if device.type == "cuda":
-        ends = ends.pin_memory().to(device, non_blocking=True)
-    longest = max(lengths)
+    Args:
+        boundaries: `MicroBatch.boundaries`, on the device of the row.
+    """
+    # Kernels want an upper bound; few different ones let compiled layers live on.
+    longest = max(_SHORTEST_BOUND, 1 << (max(lengths) - 1).bit_length())
     return {
-        "cu_seq_lens_q": ends,
-        "cu_seq_lens_k": ends,
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
         "max_length_q": longest,
         "max_length_k": longest,
-        "sequence_runs": sequence_runs(lengths),
+        "sequences": Sequences(lengths),
     }
+
+
+_SHORTEST_BOUND = 64
 
 
 def unpadded_attention(
@@ -50,7 +61,7 @@ def unpadded_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor,
     max_length_q: int,
-    sequence_runs: SequenceRuns,
+    sequences: Sequences,
     **unused: Any,
 ) -> tuple[Tensor, None]:
     """Attention in both directions within each sequence of the row.
@@ -64,32 +75,43 @@ def unpadded_attention(
     Returns:
         [1, T, heads, head size], and None for the attention weights.
 
-    The variable-length kernel knows no dropout on attention weights, so unpadded runs have none anywhere (`encoder.py`
-    sets the rate to 0, the same for every arm of a study).
+    Unpadded runs have no dropout on attention weights anywhere (`encoder.py` sets the rate to 0, the same for every arm
+    of a study).
     """
     if key.shape[1] != query.shape[1]:
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-    if _has_kernel(query):
-        from torch.nn.attention.varlen import varlen_attn
+    if not _has_kernel(query):
+        return _sequence_by_sequence(query, key, value, sequences, scaling, sliding_window), None
+    reach = -1 if sliding_window is None else sliding_window - 1
+    # The operator below `torch.nn.attention.varlen`: its derivative is PyTorch's own, and the host needs a fraction of
+    # the time that it takes to call a Python operator with a Python derivative, which small batches wait for.
+    output, *_ = torch.ops.aten._flash_attention_forward(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        cu_seq_lens_q,
+        cu_seq_lens_q,
+        max_length_q,
+        max_length_q,
+        0.0,
+        False,
+        False,
+        scale=scaling,
+        window_size_left=reach,
+        window_size_right=reach,
+    )
+    return output.unsqueeze(0), None
 
-        reach = -1 if sliding_window is None else sliding_window - 1
-        output = varlen_attn(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            cu_seq_lens_q,
-            cu_seq_lens_q,
-            max_length_q,
-            max_length_q,
-            scale=scaling,
-            window_size=(reach, reach),
-        )
-        assert isinstance(output, Tensor)
-        return output.unsqueeze(0), None
+
+@torch.compiler.disable
+def _sequence_by_sequence(
+    query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, scaling: float | None, sliding_window: int | None
+) -> Tensor:
+    """Dense attention over each run of equal lengths; [1, T, heads, head size]."""
     outputs = []
     start = 0
-    for count, length in sequence_runs:
+    for count, length in sequences.runs:
         stop = start + count * length
         # [1, heads, count * length, size] -> [count, heads, length, size]
         q, k, v = (
@@ -102,7 +124,7 @@ def unpadded_attention(
         output = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
         start = stop
-    return torch.cat(outputs).unsqueeze(0), None
+    return torch.cat(outputs).unsqueeze(0)
 
 
 def _has_kernel(query: Tensor) -> bool:

@@ -102,6 +102,7 @@ def _padded(model: torch.nn.Module, batch: list[torch.Tensor], pad: int) -> torc
 
 def _unpadded(model: torch.nn.Module, batch: list[torch.Tensor], first_position: int) -> torch.Tensor:
     positions = torch.cat([torch.arange(len(sequence)) for sequence in batch]) + first_position
-    arguments = attention.sequence_arguments(_LENGTHS, torch.device("cpu"))
+    boundaries = torch.tensor([0, *_LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    arguments = attention.sequence_arguments(_LENGTHS, boundaries)
     output = model(input_ids=torch.cat(batch)[None], position_ids=positions[None], **arguments)
     return output.last_hidden_state[0]

@@ -219,10 +219,11 @@ def train(training: Training) -> Progress:
 def _micro_batches(training: Training, stream: Stream, step: int) -> list[MicroBatch]:
     world = training.engine.world
     split = stream.plan.split(step, world.rank, world.size, training.token_budget, training.padded)
-    return [
+    batches = [
         assemble(stream.spec, stream.data, numbers, stream.masking, epochs)
         for numbers, epochs in zip(split.micro_batches, split.epochs, strict=True)
     ]
+    return [batch.pinned() for batch in batches] if world.device.type == "cuda" else batches
 
 
 def _step(
@@ -238,8 +239,11 @@ def _step(
     def start(number: int) -> None:
         engine.start_micro_batch(key_of("dropout", training.seed, step, world.rank, number))
 
-    counts = [sum(batch.num_targets for batch in micro_batches), bool(training.stop.why())]
-    num_targets, num_votes = world.sum(torch.tensor(counts, dtype=torch.float32).to(world.device))
+    counts = torch.tensor([sum(batch.num_targets for batch in micro_batches), float(bool(training.stop.why()))])
+    if world.device.type == "cuda":
+        # From memory that is not pinned the copy would wait for the whole step before.
+        counts = counts.pin_memory().to(world.device, non_blocking=True)
+    num_targets, num_votes = world.sum(counts)
     vote.note(num_votes)
     if micro_batches[0].kind == "dual_encoding":
         return accumulate_contrast(engine, micro_batches, start), engine.step(learning_rate)
