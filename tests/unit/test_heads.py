@@ -8,7 +8,6 @@ from small_models import MLM, PAIRS, batch_of, build, classification_batch, mask
 from torch import Tensor
 from torch.nn.functional import cross_entropy, gelu, layer_norm, log_softmax
 
-from xlt_scale.errors import UserError
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
 from xlt_scale.modeling.heads import (
     ClassificationHead,
@@ -218,12 +217,6 @@ def test_head_dropout_follows_the_configuration() -> None:
     assert HeadedEncoder(plan, [PAIRS]).heads["pairs"].dropout.p == 0.3
     plan.config.update({"classifier_dropout": 0.1})
     assert HeadedEncoder(plan, [PAIRS]).heads["pairs"].dropout.p == 0.1
-
-
-def test_an_encoder_that_cannot_recompute_activations_says_so_in_one_line() -> None:
-    model = build(plan_for("xlnet"), [PAIRS])
-    with pytest.raises(UserError, match="activation_checkpointing = true, but xlnet cannot do that; set it to false"):
-        model.checkpoint_activations()
 
 
 def _largest_gradient(model: HeadedEncoder, name: str) -> float:

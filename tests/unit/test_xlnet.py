@@ -58,5 +58,5 @@ def test_a_family_says_itself_where_its_classification_token_stands(family: str,
 
 def test_the_last_token_of_each_sequence_is_found() -> None:
     batch = classification_batch(LENGTHS)
-    assert classification_tokens(batch, torch.device("cpu"), "last").tolist() == [8, 12, 19]
-    assert classification_tokens(batch, torch.device("cpu"), "first").tolist() == [0, 9, 13]
+    assert classification_tokens(batch, "last").tolist() == [8, 12, 19]
+    assert classification_tokens(batch, "first").tolist() == [0, 9, 13]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, mse_loss, normalize
 
 from xlt_scale.data.micro_batch import MicroBatch
+from xlt_scale.modeling.vocabulary_loss import VocabularyProjection
 from xlt_scale.tasks.spec import TaskKind
 
 
@@ -29,24 +30,16 @@ class HeadSpec:
     pooling: str = "first"
 
 
-def sequence_starts(batch: MicroBatch, device: torch.device) -> Tensor:
-    """Row number of each sequence's first token, int64 [sequences]."""
-    lengths = torch.tensor(batch.lengths)
-    return (lengths.cumsum(0) - lengths).to(device, non_blocking=True)
+def classification_tokens(batch: MicroBatch, pooling: str) -> Tensor:
+    """Row number of the token of each sequence that stands for it, int32 [sequences]: the last, else the first."""
+    return batch.boundaries[1:] - 1 if pooling == "last" else batch.boundaries[:-1]
 
 
-def classification_tokens(batch: MicroBatch, device: torch.device, pooling: str) -> Tensor:
-    """Row number of the token of each sequence that stands for it, int64 [sequences]: the last, else the first."""
-    starts = sequence_starts(batch, device)
-    return starts + torch.tensor(batch.lengths).to(device, non_blocking=True) - 1 if pooling == "last" else starts
-
-
-def owners_of_tokens(batch: MicroBatch, device: torch.device) -> Tensor:
+def owners_of_tokens(batch: MicroBatch) -> Tensor:
     """The number of the sequence that each token of the row belongs to, int64 [T]."""
-    lengths = torch.tensor(batch.lengths, device=device)
-    sequences = torch.arange(len(batch.lengths), device=device)
+    sequences = torch.arange(len(batch.lengths), device=batch.boundaries.device)
     # With the size given, a GPU need not be asked for it.
-    return torch.repeat_interleave(sequences, lengths, output_size=batch.num_tokens)
+    return torch.repeat_interleave(sequences, batch.boundaries.diff(), output_size=batch.num_tokens)
 
 
 def mean_of_sequences(hidden: Tensor, batch: MicroBatch) -> Tensor:
@@ -55,13 +48,16 @@ def mean_of_sequences(hidden: Tensor, batch: MicroBatch) -> Tensor:
     Summed in fp32: in bf16 the sum of a hundred tokens would lose most of each.
     """
     sums = torch.zeros(len(batch.lengths), hidden.shape[-1], device=hidden.device)
-    sums = sums.index_add(0, owners_of_tokens(batch, hidden.device), hidden.float())
-    lengths = torch.tensor(batch.lengths, device=hidden.device)
-    return (sums / lengths[:, None]).to(hidden.dtype)
+    sums = sums.index_add(0, owners_of_tokens(batch), hidden.float())
+    return (sums / batch.boundaries.diff()[:, None]).to(hidden.dtype)
 
 
 class Head(nn.Module):
     """What all heads have: from scores [targets, classes] to the summed loss and to predictions."""
+
+    def loss(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
+        """From hidden states [T, hidden size] to the summed loss: a scalar."""
+        return self.loss_sum(self(hidden, batch), batch)
 
     def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
         """Cross-entropy in fp32, summed over the batch's targets: a scalar."""
@@ -88,7 +84,7 @@ class ClassificationHead(Head):
         if self.pooling == "mean":
             pooled = mean_of_sequences(hidden, batch)
         else:
-            pooled = hidden[classification_tokens(batch, hidden.device, self.pooling)]
+            pooled = hidden[classification_tokens(batch, self.pooling)]
         pooled = torch.tanh(self.dense(self.dropout(pooled)))
         return self.out_proj(self.dropout(pooled))
 
@@ -116,16 +112,19 @@ class MultipleChoiceHead(Head):
 
     def forward(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """[T, hidden size] -> scores [examples, most choices], -inf behind an example's last choice."""
-        tokens = hidden[classification_tokens(batch, hidden.device, self.pooling)]
+        tokens = hidden[classification_tokens(batch, self.pooling)]
         scores = self.score(self.dropout(tokens))[:, 0]
         sizes = batch.group_sizes or [len(batch.lengths)]
         if min(sizes) == max(sizes):
             return scores.view(-1, sizes[0])
-        rows = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-        columns = torch.cat([torch.arange(size) for size in sizes])
+        rows = [row for row, size in enumerate(sizes) for _ in range(size)]
+        columns = [column for size in sizes for column in range(size)]
+        places = torch.tensor([rows, columns])
+        if scores.is_cuda:
+            # From pinned memory, so that the host does not wait for the copy.
+            places = places.pin_memory().to(scores.device, non_blocking=True)
         dense = scores.new_full((len(sizes), max(sizes)), float("-inf"))
-        places = rows.to(scores.device, non_blocking=True), columns.to(scores.device, non_blocking=True)
-        return dense.index_put(places, scores)
+        return dense.index_put((places[0], places[1]), scores)
 
 
 class SpanHead(Head):
@@ -142,7 +141,7 @@ class SpanHead(Head):
     def loss_sum(self, scores: Tensor, batch: MicroBatch) -> Tensor:
         assert batch.labels is not None
         dense = scores.new_full((len(batch.lengths), max(batch.lengths), 2), float("-inf"))
-        dense = dense.index_put((owners_of_tokens(batch, scores.device), batch.positions), scores)
+        dense = dense.index_put((owners_of_tokens(batch), batch.positions), scores)
         start = cross_entropy(dense[..., 0].float(), batch.labels[:, 0], reduction="sum")
         end = cross_entropy(dense[..., 1].float(), batch.labels[:, 1], reduction="sum")
         return (start + end) / 2
@@ -174,7 +173,7 @@ class DualEncodingHead(Head):
 
         The scale goes along because outside of a head's forward pass a sharded parameter has no values.
         """
-        tokens = hidden[classification_tokens(batch, hidden.device, self.pooling)]
+        tokens = hidden[classification_tokens(batch, self.pooling)]
         vectors = torch.tanh(self.dense(tokens))
         vectors = normalize(vectors.float(), dim=-1)
         scale = (self.INITIAL_SCALE * self.logit_scale.float()).expand(len(vectors), 1)
@@ -212,11 +211,16 @@ class MaskedLanguageModelingHead(Head):
         embedding_size = embedding_size or hidden_size
         self.dense = nn.Linear(hidden_size, embedding_size)
         self.layer_norm = nn.LayerNorm(embedding_size, eps=norm_epsilon)
-        self.decoder = nn.Linear(embedding_size, vocab_size)
+        self.decoder = VocabularyProjection(embedding_size, vocab_size)
 
-    def forward(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
-        """[T, hidden size] -> scores [targets, vocabulary]."""
-        return self.decoder(self.layer_norm(gelu(self.dense(hidden[batch.label_positions]))))
+    def forward(self, hidden: Tensor, batch: MicroBatch, labels: Tensor | None = None) -> Tensor:
+        """[T, hidden size] -> scores [targets, vocabulary]; with `labels` their summed loss."""
+        return self.decoder(self.layer_norm(gelu(self.dense(hidden[batch.label_positions]))), labels)
+
+    def loss(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
+        """The summed loss, computed without all scores at once (`vocabulary_loss`)."""
+        assert batch.labels is not None
+        return self(hidden, batch, batch.labels)
 
 
 HEADS: dict[TaskKind, Callable[[HeadSpec, int, float], Head]] = {
