@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from xlt_scale.config_files import apply_setting, read_toml, validate
 from xlt_scale.errors import nearest
@@ -74,13 +74,49 @@ class EngineOptions(Options):
     repeatable: bool = Field(
         False, description="only kernels that give the same bits every time, on one kind of machine; slower on GPUs"
     )
-    activation_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    auto: bool = Field(
+        False,
+        description="let the planner choose what this table does not set (see `xlt-scale plan`); docs/planning.md",
+    )
+    compile: bool = Field(False, description="compile the encoder's layers; the first steps of a phase take longer")
+    activation_checkpointing: bool | Literal["selective"] = Field(
+        False,
+        description="recompute activations in the backward pass; selective: all but matrix products and attention",
+    )
+    checkpoint_every: PositiveCount = Field(
+        1, description="activation checkpointing of every so many-th layer; 2 = half of the layers"
+    )
+    keep_gathered: bool | Literal["auto"] = Field(
+        "auto",
+        description="keep gathered weights from the forward to the backward pass; auto: where they take less than a "
+        "tenth of the device's memory",
+    )
+    float8: bool = Field(False, description="matrix products of the encoder's layers in float8 (H100 and later)")
+    offload: Literal["none", "optimizer", "paged"] = Field(
+        "none",
+        description="optimizer: masters and optimiser states lie in host memory; paged: 8-bit states that CUDA moves "
+        "there when memory is short",
+    )
     scoring: Literal["auto", "replicated", "spread", "sharded"] = Field(
         "auto",
         description="phases that only score: a copy of the model in each process where it fits; else one process "
         "spreads it over its devices, several shard it",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA where there is a GPU")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "EngineOptions":
+        if self.compile and self.repeatable:
+            raise ValueError(
+                "engine.compile and engine.repeatable exclude each other, since compilers choose the order of sums; "
+                "set one of them to false"
+            )
+        if self.checkpoint_every > 1 and not self.activation_checkpointing:
+            raise ValueError(
+                f"engine.checkpoint_every = {self.checkpoint_every}, but nothing is checkpointed; "
+                "set engine.activation_checkpointing too, or remove it"
+            )
+        return self
 
 
 class DataOptions(Options):
@@ -126,6 +162,26 @@ class FaultOptions(Options):
         30.0, description="minutes without any process getting on: while data are read, models loaded, scores computed"
     )
     step_minutes: Positive = Field(10.0, description="minutes without any process getting on between two steps")
+
+
+class AdapterOptions(Options):
+    """Train small matrices beside the frozen encoder's, in place of the encoder itself (docs/adapters.md)."""
+
+    kind: Literal["lora"] = Field("lora", description="lora: W + alpha / rank * B A in place of W")
+    rank: PositiveCount = Field(16, description="rows of A and columns of B")
+    alpha: Positive = Field(32.0, description="B A is scaled by alpha / rank")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="on what A reads")
+    targets: Literal["all"] | list[str] = Field(
+        "all", description="all linear layers of the encoder, or endings of their names, as in ['query', 'value']"
+    )
+    base: Literal["full", "nf4"] = Field(
+        "full", description="nf4: the encoder's matrices that are adapted lie in 4 bits, whole on every process"
+    )
+
+    @property
+    def label(self) -> str:
+        """What tables call it, in one word."""
+        return f"{'nf4-' if self.base == 'nf4' else ''}{self.kind}-{self.rank}"
 
 
 class PhaseOptions(Options):
@@ -182,6 +238,9 @@ class PhaseOptions(Options):
     freeze_embeddings: bool = Field(False, description="word and position embeddings keep their values")
     masking: Share = Field(0.15, description="share of tokens that masked language modelling predicts")
     pooling: Literal["first", "mean"] = Field("first", description="what a sentence classifier reads")
+    adapter: AdapterOptions | None = Field(
+        None, description="train adapters and heads, not the encoder: [phases.adapter], docs/adapters.md; unset: all"
+    )
     keep_heads: bool = Field(False, description="heads that the parent trained too go on, in place of new ones")
     weights: Literal["keep", "drop"] = Field(
         "keep", description="drop: the trained weights are removed once the phase is scored; no phase can start from it"
@@ -215,6 +274,8 @@ class PhaseOptions(Options):
             raise ValueError(f"phase {self.name!r} trains {self.tasks}: give steps or epochs")
         if not self.trains and not self.evaluate:
             raise ValueError(f"phase {self.name!r} does nothing: give task, mixture or evaluate")
+        if self.adapter is not None and not self.trains:
+            raise ValueError(f"phase {self.name!r} has an adapter but trains nothing; remove it, or give a task")
         if self.keep == "best" and not self.evaluate_every:
             raise ValueError(f"phase {self.name!r} has keep = 'best': set evaluate_every to the steps between scores")
         return self
@@ -240,6 +301,11 @@ class PhaseOptions(Options):
         for task in self.task_languages:
             if task not in self.tasks:
                 raise ValueError(f"phase {self.name!r}: task_languages has {task!r}, which the phase does not train")
+
+    @model_serializer(mode="wrap")
+    def _without_absent_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # The names of phases are hashes of their options: those of phases that train everything stay what they were.
+        return {key: value for key, value in handler(self).items() if key != "adapter" or value is not None}
 
     @property
     def main_tasks(self) -> list[str]:

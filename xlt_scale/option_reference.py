@@ -7,6 +7,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from xlt_scale.config import (
+    AdapterOptions,
     CheckpointOptions,
     DataOptions,
     EngineOptions,
@@ -34,6 +35,7 @@ _RUN_TABLES: dict[str, type[Options]] = {
     "[checkpoints]": CheckpointOptions,
     "[logging]": LoggingOptions,
     "[[phases]]": PhaseOptions,
+    "[phases.adapter]": AdapterOptions,
 }
 
 _STUDY_TABLES: dict[str, type[Options]] = {

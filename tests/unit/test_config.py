@@ -101,7 +101,7 @@ def test_the_resolved_options_can_be_loaded_again(run_file: Path, tmp_path: Path
 
 def test_the_resolved_options_spell_out_every_default(run_file: Path) -> None:
     table = tomllib.loads(load_run(run_file).to_toml())
-    optional = {"seed"}  # none of a phase's own means the run's
+    optional = {"seed", "adapter"}  # no seed of a phase's own means the run's, no adapter that all weights are trained
     assert set(table["phases"][0]) == set(PhaseOptions.model_fields) - optional
     assert set(table) == set(RunOptions.model_fields)
 

@@ -70,6 +70,7 @@ def test_the_same_phase_has_the_same_name(plan: EncoderPlan) -> None:
         {"masking": 0.3},
         {"pooling": "mean"},
         {"keep_heads": True},
+        {"adapter": {"rank": 16}},
         {"mixture": ["a", "b"], "task": "", "mixing": "uniform"},
         {"mixing_cap": 0},
         {"mixing_temperature": 2.0},
@@ -119,7 +120,7 @@ def test_every_option_of_a_phase_is_decided_one_way_or_the_other() -> None:
     decisive = {
         *("task", "mixture", "languages", "max_examples", "batch_size", "learning_rate", "schedule", "warmup"),
         *("mixing", "mixing_cap", "mixing_temperature", "joint", "task_languages", "language_exponent"),
-        *("keep_heads", "train_split", "max_length", "warmup_steps"),
+        *("keep_heads", "train_split", "max_length", "warmup_steps", "adapter"),
         *(
             "optimizer",
             "weight_decay",
@@ -139,6 +140,12 @@ def test_every_option_of_a_phase_is_decided_one_way_or_the_other() -> None:
         *("steps", "epochs", "seed"),  # what they come to is given apart
     }
     assert decisive | only_with_best | without_influence == set(PhaseOptions.model_fields)
+
+
+def test_a_phase_that_trains_all_weights_has_the_name_that_it_had_before_there_were_adapters(plan: EncoderPlan) -> None:
+    assert "adapter" not in PHASE.model_dump(mode="json")
+    lora = {"adapter": {"rank": 16}}
+    assert name(plan, changed(adapter={"rank": 16, "base": "nf4"})) != name(plan, changed(**lora))
 
 
 @pytest.mark.parametrize("values", [{"evaluate_every": 4}, {"evaluation_examples": 7}])
@@ -214,3 +221,7 @@ def test_quantised_communication_makes_it_another_phase(plan: EncoderPlan) -> No
     quantised = name(plan, quantised=["zero_quantized_weights"])
     assert quantised != name(plan) == name(plan, quantised=[])
     assert quantised != name(plan, quantised=["zero_quantized_gradients"])
+
+
+def test_float8_products_make_it_another_phase(plan: EncoderPlan) -> None:
+    assert name(plan, float8=True) != name(plan) == name(plan, float8=False)

@@ -13,6 +13,8 @@ from xlt_scale.errors import UserError
 
 FORMAT = "xlt_scale checkpoint"
 FORMAT_VERSION = 2
+ADAPTERS_ONLY = "adapters_beside"
+"""The fact that marks a checkpoint of adapters and heads without the encoder: what encoder they stand beside."""
 MANIFEST = "manifest.json"
 COMPLETE = "COMPLETE"
 BYTES_PER_ELEMENT = 4  # everything that is stored is fp32

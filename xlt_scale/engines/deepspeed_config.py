@@ -40,6 +40,11 @@ def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: s
     """
     path = Path(options.deepspeed_config) if options.deepspeed_config else DEFAULT_FILE
     settings = _read(path)
+    if options.deepspeed_config and options.keep_gathered is True:
+        raise UserError(
+            f"{path} says how long gathered weights are kept, and so does engine.keep_gathered = true; remove one "
+            "(stage3_max_live_parameters and stage3_max_reuse_distance are the file's)"
+        )
     _refuse_contradictions(settings, path, phase, precision, world_size)
     settings["train_micro_batch_size_per_gpu"] = 1
     settings["gradient_accumulation_steps"] = 1
@@ -53,10 +58,24 @@ def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: s
     # two engines would differ.
     settings.setdefault("communication_data_type", "fp32")
     settings["data_types"] = {"grad_accum_dtype": "fp32"} | _table(settings, "data_types", path)
+    if options.offload == "optimizer":
+        offload = settings["zero_optimization"].setdefault("offload_optimizer", {"device": "cpu", "pin_memory": True})
+        if offload.get("device") == "nvme":
+            raise UserError(
+                f"{path}: offload_optimizer.device = \"nvme\", but the run has engine.offload = 'optimizer' (host "
+                "memory); remove one of the two"
+            )
     settings.setdefault("steps_per_print", 10**9)
-    if options.repeatable:
-        # Its linear layers round the product before they add the bias, so that in bf16 the engines would differ. They
-        # exist to save memory: PyTorch's own keep every gathered weight until the backward pass.
+    is_selective = options.activation_checkpointing == "selective" and not options.compile
+    if is_selective and settings["zero_optimization"].get("memory_efficient_linear"):
+        raise UserError(
+            f"{path}: zero_optimization.memory_efficient_linear = true adds biases to the products that "
+            "engine.activation_checkpointing = 'selective' keeps, so they would count twice; remove the key"
+        )
+    if options.repeatable or is_selective:
+        # DeepSpeed's linear layers round the product before they add the bias, so that in bf16 the engines would
+        # differ; and they add it in place, to what selective recomputation has kept. They exist to save memory:
+        # PyTorch's own keep every gathered weight until the backward pass, where activations are kept too.
         settings["zero_optimization"] = {"memory_efficient_linear": False} | settings["zero_optimization"]
     return settings
 

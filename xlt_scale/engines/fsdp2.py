@@ -1,7 +1,7 @@
 """The FSDP2 engine: PyTorch's `fully_shard`, one group per encoder layer and one for the rest."""
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import accelerate
@@ -9,69 +9,87 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
+from xlt_scale.engines.four_bit_weights import filling_four_bit
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
 from xlt_scale.engines.module_boundaries import sum_gradients_by_module
 from xlt_scale.engines.optimizer import (
     Moments,
     build_optimizer,
+    divides_gradients,
+    leave_division_to,
     named_groups,
     read_settings,
     write_settings,
 )
 from xlt_scale.engines.replicas import OneReader, count_replicas
-from xlt_scale.modeling.headed_encoder import HeadedEncoder
+from xlt_scale.engines.working_copy import WorkingCopy, keeps_gathered
+from xlt_scale.modeling.adapters import four_bit_layers
+from xlt_scale.modeling.float8 import use_float8
+from xlt_scale.modeling.four_bit import FourBitLinear
+from xlt_scale.modeling.layer_bodies import encoder_layers, prepare_layers
 
 
 class Fsdp2Engine(Engine):
     """fp32 shards are the parameters themselves; bf16 copies are gathered layer by layer.
 
-    Built on the meta device, so that a rank allocates its shard only. One process with fp32 has nothing to shard and
-    nothing to cast: there the wrapper is left out, which halves the time of a small model's step.
+    Built on the meta device, so that a rank allocates its shard only. One process has nothing to shard, so the wrapper
+    is left out: fp32 needs none, and bf16 weights are kept beside the fp32 ones (`WorkingCopy`) where memory allows.
     """
 
     def __init__(self, request: EngineRequest) -> None:
         self.world = request.world
         self._request = request
         with accelerate.init_empty_weights(include_buffers=False), no_init_weights():
-            self._model = HeadedEncoder(request.plan, request.heads)
+            self._model = request.build_model()
         self._model.tie()
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(request.is_trained(name))
-        if request.options.activation_checkpointing:
-            self._model.checkpoint_activations()
+            if request.is_borrowed(name) and request.precision == "bf16":
+                parameter.data = parameter.data.bfloat16()
+        if request.options.float8:
+            use_float8(self._model.encoder, request.precision, request.world.device)
+        prepare_layers(self._model, request.options)
         if request.options.repeatable:
             sum_gradients_by_module(self._model)
+        keeps, offloads = keeps_gathered(request), request.options.offload == "optimizer"
+        is_alone = request.world.size == 1 and not offloads and (request.precision == "fp32" or keeps)
         self._mesh: DeviceMesh | None = None
-        if request.world.size > 1 or request.precision == "bf16":
+        if not is_alone:
             self._mesh = _make_mesh(request)
-            self._shard(request, self._mesh if self._mesh.size(0) > 1 else self._mesh["shard"])
-        device = request.world.device
-        self._model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(device))
+            self._shard(self._mesh if self._mesh.size(0) > 1 else self._mesh["shard"], keeps)
+        device = torch.device("cpu") if offloads else request.world.device
+        self._model._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t.to(request.world.device))
         self._model.tie()
         self._parameters = dict(self._model.named_parameters())
+        self._working_copy: WorkingCopy | None = None
+        if is_alone and request.precision == "bf16":
+            self._working_copy = WorkingCopy(self._model)
+            self._parameters = self._working_copy.masters
         self._trained = [name for name in self._parameters if request.is_trained(name)]
-        # bitsandbytes' kernels take plain tensors, PyTorch's AdamW the sharded ones.
-        self._stepped: dict[str, nn.Parameter] = {name: self._parameters[name] for name in self._trained}
-        if request.phase.optimizer != "adamw":
-            self._stepped = {name: nn.Parameter(_local(self._parameters[name])) for name in self._trained}
+        # The optimiser steps plain tensors: its kernels take no others, or go a long way round for each.
+        self._stepped = {name: nn.Parameter(_local(self._parameters[name])) for name in self._trained}
         self._optimizer = build_optimizer(request, named_groups(request, self._stepped))
         self._moments = Moments(self._optimizer)
         self.num_steps = 0
 
-    def _shard(self, request: EngineRequest, mesh: DeviceMesh) -> None:
-        policy = MixedPrecisionPolicy(
+    def _shard(self, mesh: DeviceMesh, keeps_gathered: bool) -> None:
+        request = self._request
+        options: dict[str, Any] = {"mesh": mesh}
+        options["mp_policy"] = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if request.precision == "bf16" else None,
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,
         )
+        if request.options.offload == "optimizer":
+            options["offload_policy"] = CPUOffloadPolicy(pin_memory=request.world.device.type == "cuda")
         for layer in encoder_layers(self._model):
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
-        fully_shard(self._model, mesh=mesh, mp_policy=policy)
+            fully_shard(layer, reshard_after_forward=not keeps_gathered, **options)
+        fully_shard(self._model, **options)
 
     def forward(self, batch: MicroBatch, mode: str = "loss", layers: Sequence[int] = ()) -> Tensor:
         return self._model(batch, mode, layers)
@@ -93,6 +111,8 @@ class Fsdp2Engine(Engine):
         self._optimizer.zero_grad(set_to_none=True)
         for parameter in trained:
             parameter.grad = None
+        if self._working_copy is not None:
+            self._working_copy.refresh()
         self.num_steps += 1
         return norm
 
@@ -102,25 +122,26 @@ class Fsdp2Engine(Engine):
         In fp64 and by ZeRO-3's formula: the norm's last bits decide those of every weight, and in fp32 they depend on
         how parameters are cut.
         """
-        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
-        squares = torch.stack(norms).square().sum()
+        norms = torch._foreach_norm(gradients, 2, dtype=torch.float64)
+        squares = torch.stack(norms).square().sum().to(self.world.device)
         if self._mesh is not None and self._mesh.size(-1) > 1:
             dist.all_reduce(squares, group=self._mesh.get_group("shard"))
         norm = squares.sqrt()
         clipping = self._request.phase.gradient_clipping
         if clipping:
-            scale = 1.0 / ((norm + 1e-6) / clipping).clamp(min=1.0)
-            for gradient in gradients:
-                gradient.mul_(scale)
+            excess = ((norm + 1e-6) / clipping).clamp(min=1.0).to(gradients[0].device)
+            if divides_gradients(self._optimizer):
+                leave_division_to(self._optimizer, excess)
+            else:
+                torch._foreach_mul_(gradients, 1.0 / excess)
         return norm
 
     def _hand_over_gradients(self) -> None:
         """Give the plain tensors that are stepped the shards' storage and gradients."""
         for name, plain in self._stepped.items():
             parameter = self._parameters[name]
-            if plain is not parameter:
-                plain.data = _local(parameter)
-                plain.grad = _local(parameter.grad) if plain.numel() else None
+            plain.data = _local(parameter)
+            plain.grad = _local(parameter.grad) if plain.numel() else None
 
     def parameter_range(self, name: str) -> tuple[int, int]:
         parameter: Any = self._parameters[name]
@@ -136,10 +157,13 @@ class Fsdp2Engine(Engine):
     def is_first_replica(self) -> bool:
         return self._mesh is None or self._mesh.get_local_rank("replicate") == 0
 
+    def four_bit_weights(self) -> Mapping[str, FourBitLinear]:
+        return dict(four_bit_layers(self._model))
+
     def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._parameters.items():
             values = _local(parameter)
-            if not values.numel():
+            if not values.numel() or self._request.is_borrowed(name):
                 continue
             yield f"param/{name}", values
             if with_moments and name in self._stepped:
@@ -150,15 +174,18 @@ class Fsdp2Engine(Engine):
         return read_settings(self._optimizer)
 
     def _fill(self, source: StateSource, with_moments: bool) -> None:
-        if isinstance(self._model, FSDPModule):
-            # A forward pass without a backward one, as in evaluation, leaves the outermost group gathered: the next one
-            # would compute with those old values.
-            self._model.reshard()
+        for module in self._model.modules():
+            if isinstance(module, FSDPModule):
+                # A forward pass without a backward one, as in evaluation, leaves groups gathered: the next one would
+                # compute with those old values.
+                module.reshard()
         group_of = {id(member): group for group in self._optimizer.param_groups for member in group["params"]}
-        with torch.no_grad(), OneReader(source, self._mesh) as one_reader:
+        four_bit = filling_four_bit(self._model, source, self.world)
+        with torch.no_grad(), four_bit, OneReader(source, self._mesh) as one_reader:
             for name, parameter in self._parameters.items():
                 start, stop = self.parameter_range(name)
-                if stop == start:
+                # What is borrowed has come from the parent before, and no checkpoint of the phase has it.
+                if stop == start or (self._request.is_borrowed(name) and not source.has(f"param/{name}")):
                     continue
                 fill(_local(parameter), one_reader, f"param/{name}", start)
                 if with_moments and name in self._stepped:
@@ -166,6 +193,8 @@ class Fsdp2Engine(Engine):
                     for kind in MOMENTS:
                         with self._moments.written(stepped, kind, group_of[id(stepped)]) as values:
                             fill(values, one_reader, f"{kind}/{name}", start)
+        if self._working_copy is not None:
+            self._working_copy.refresh()
 
     def _set_optimizer(self, groups: GroupSettings, num_steps: int) -> None:
         write_settings(self._optimizer, groups)
@@ -176,7 +205,7 @@ class Fsdp2Engine(Engine):
         self._model.train(mode)
 
     def destroy(self) -> None:
-        del self._model, self._optimizer, self._parameters, self._stepped, self._moments
+        del self._model, self._optimizer, self._parameters, self._stepped, self._moments, self._working_copy
         gc.collect()  # hooks and modules hold each other
 
 
@@ -192,11 +221,3 @@ def _local(tensor: Any) -> Tensor:
     """The rank's own elements as a flat view."""
     data = tensor.detach()
     return (data.to_local() if isinstance(data, DTensor) else data).view(-1)
-
-
-def encoder_layers(model: HeadedEncoder) -> nn.ModuleList:
-    """The encoder's stack of layers, found by its length; empty where layers share their parameters (ALBERT)."""
-    for module in model.encoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.plan.num_layers:
-            return module
-    return nn.ModuleList()

@@ -12,7 +12,10 @@ from xlt_scale.config import EngineOptions, PhaseOptions
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
+from xlt_scale.modeling.adapters import is_adapter
 from xlt_scale.modeling.encoder import EncoderPlan
+from xlt_scale.modeling.four_bit import FourBitLinear
+from xlt_scale.modeling.headed_encoder import HeadedEncoder
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import ParameterSpec
 from xlt_scale.modeling.weights import WeightSource
@@ -39,7 +42,20 @@ class EngineRequest:
 
     def is_trained(self, name: str) -> bool:
         """Whether the optimiser updates the parameter."""
+        if self.is_borrowed(name):
+            return False
         return not (self.phase.freeze_embeddings and self.parameters[name].is_embedding)
+
+    def is_borrowed(self, name: str) -> bool:
+        """Whether the parameter stays that of the phase's parent, beside adapters: it is held in the precision of the
+        forward pass, and no checkpoint has it.
+        """
+        return self.phase.adapter is not None and name.startswith("encoder.") and not is_adapter(name)
+
+    def build_model(self) -> HeadedEncoder:
+        """The model, in a context that decides where its parameters lie."""
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
+        return HeadedEncoder(self.plan, self.heads, self.phase.adapter, dtype)
 
     def has_small_moments(self, name: str) -> bool:
         """Whether the optimiser keeps the parameter's moments in 8 bits."""
@@ -69,7 +85,9 @@ class FillingSource(StateSource, Protocol):
     """A source that needs no tensor between its own and the one that is filled."""
 
     def read_into(self, destination: Tensor, key: str, start: int) -> None:
-        """Elements from `start` on of the flattened tensor, as many as the 1-D fp32 tensor on the CPU holds."""
+        """Elements from `start` on of the flattened tensor, as many as the contiguous 1-D tensor holds; of any floating
+        dtype and on any device.
+        """
         ...
 
 
@@ -117,14 +135,25 @@ class Engine(ABC):
         return self._request.is_trained(name)
 
     def quantises(self, key: str) -> bool:
-        """Whether a tensor of the state is kept in 8 bits, so that what is written into it is read back rounded."""
+        """Whether a tensor of the state is kept in fewer bits, so that what is written into it is read back rounded:
+        moments in 8 bits, and what is borrowed from a parent.
+        """
         kind, _, name = key.partition("/")
-        return kind != "param" and self._request.has_small_moments(name)
+        if kind == "param":
+            return self._request.is_borrowed(name)
+        return self._request.has_small_moments(name)
+
+    @abstractmethod
+    def four_bit_weights(self) -> Mapping[str, FourBitLinear]:
+        """Layers with a 4-bit weight, which every rank holds whole, by the weight's name. They are no part of the
+        state: their weights are borrowed from the phase's parent.
+        """
 
     @abstractmethod
     def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
         """This rank's ranges that are not empty, as (key, 1-D fp32 tensor): masters as 'param/<name>' and, of trained
-        parameters, moments as 'exp_avg/<name>' and 'exp_avg_sq/<name>'; zeros before the first step.
+        parameters, moments as 'exp_avg/<name>' and 'exp_avg_sq/<name>'; zeros before the first step. Without borrowed
+        parameters.
 
         In the order that costs the engine least. Do not write into a tensor, nor keep it past the next one.
         """
@@ -208,22 +237,21 @@ class _ParametersOnly:
     def read(self, key: str, start: int, stop: int) -> Tensor:
         return self._source.read(key.removeprefix("param/"), start, stop)
 
+    def read_into(self, destination: Tensor, key: str, start: int) -> None:
+        self._source.read_into(destination, key.removeprefix("param/"), start)
+
 
 def fill(destination: Tensor, source: StateSource, key: str, start: int) -> None:
-    """Copy a range of a tensor into a 1-D view, piece by piece; zeros where the source has no such tensor."""
+    """Copy a range of a tensor into a 1-D view; zeros where the source has no such tensor."""
     if not source.has(key):
         destination.zero_()
         return
-    if isinstance(source, FillingSource) and _is_plain(destination):
+    if isinstance(source, FillingSource) and destination.is_contiguous():
         source.read_into(destination, key, start)
         return
     for low in range(0, destination.numel(), _PIECE):
         piece = destination[low : low + _PIECE]
         piece.copy_(source.read(key, start + low, start + low + piece.numel()))
-
-
-def _is_plain(values: Tensor) -> bool:
-    return values.device.type == "cpu" and values.dtype == torch.float32 and values.is_contiguous()
 
 
 _PIECE = 1 << 24

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xlt_scale.engines.interface import MOMENTS, EngineRequest, GroupSettings
+from xlt_scale.errors import UserError
 
 _SETTINGS = ("lr", "weight_decay", "betas", "eps")
 _BLOCK = 256  # bitsandbytes' blockwise quantisation: elements that share a scale
@@ -47,9 +48,32 @@ def build_optimizer(request: EngineRequest, groups: list[dict[str, Any]]) -> tor
     """
     phase = request.phase
     if phase.optimizer == "adamw_8bit":
-        return _adamw_8bit()(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon)
+        is_paged = request.options.offload == "paged"
+        if is_paged and request.world.device.type != "cuda":
+            raise UserError(
+                "engine.offload = 'paged' needs a GPU, whose driver moves the pages; use 'none' or 'optimizer'"
+            )
+        settings = {"lr": phase.learning_rate, "betas": phase.betas, "eps": phase.epsilon}
+        return _adamw_8bit()(groups, is_paged=is_paged, **settings)
+    if request.options.offload == "paged":
+        raise UserError(
+            f"engine.offload = 'paged' is for 8-bit states, but phase {phase.name!r} has optimizer = 'adamw'; "
+            "use optimizer = 'adamw_8bit', or offload = 'optimizer'"
+        )
     is_fused = not request.options.repeatable
     return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon, fused=is_fused)
+
+
+def divides_gradients(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimiser's kernel can divide gradients on its way, so that clipping needs no pass of its own."""
+    return isinstance(optimizer, torch.optim.AdamW) and bool(optimizer.defaults["fused"])
+
+
+def leave_division_to(optimizer: torch.optim.Optimizer, divisor: Tensor) -> None:
+    """Have the next step divide all gradients by a scalar, which stays on the device."""
+    # The way in which torch.amp's gradient scaler hands its scale to fused optimisers.
+    found: Any = optimizer
+    found.grad_scale = divisor.float()
 
 
 def _adamw_8bit() -> Any:

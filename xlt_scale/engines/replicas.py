@@ -7,14 +7,16 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from xlt_scale.engines.interface import StateSource
+from xlt_scale.engines.interface import StateSource, fill
 from xlt_scale.engines.node_layout import find_nodes
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
 
 _log = logging.getLogger(__name__)
+
+_PIECE = 1 << 24
 
 
 def count_replicas(asked: int | Literal["nodes"], world: World) -> int:
@@ -54,6 +56,13 @@ def count_replicas(asked: int | Literal["nodes"], world: World) -> int:
     return asked
 
 
+def mesh_of_replicas(world: World) -> DeviceMesh | None:
+    """All ranks as replicas of one shard; None for a single one. A collective."""
+    if world.size == 1:
+        return None
+    return init_device_mesh(world.device.type, (world.size, 1), mesh_dim_names=("replicate", "shard"))
+
+
 class OneReader:
     """A source that the first replica reads, and that the others get from it; without replicas the source itself.
 
@@ -86,12 +95,20 @@ class OneReader:
         return self._source.has(key)
 
     def read(self, key: str, start: int, stop: int) -> Tensor:
-        values = torch.zeros(stop - start)
+        values = torch.empty(stop - start, device=self._device)
+        self.read_into(values, key, start)
+        return values
+
+    def read_into(self, destination: Tensor, key: str, start: int) -> None:
         if self._reads:
             try:
-                values = self._source.read(key, start, stop)
+                fill(destination, self._source, key, start)
             except UserError as problem:
                 self._error = self._error or problem
-        values = values.to(self._device)
-        dist.broadcast(values, group=self._group, group_src=0)
-        return values
+                destination.zero_()
+        for low in range(0, destination.numel(), _PIECE):
+            part = destination[low : low + _PIECE]
+            sent = part.to(self._device)  # where the group communicates: states may lie on the host, beside a GPU
+            dist.broadcast(sent, group=self._group, group_src=0)
+            if sent is not part:
+                part.copy_(sent)

@@ -10,15 +10,15 @@ import torch
 from accelerate.hooks import remove_hook_from_submodules
 from accelerate.utils import compute_module_sizes, set_module_tensor_to_device
 from torch import Tensor
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.interface import Engine, EngineRequest, GroupSettings, StateSource, fill
 from xlt_scale.engines.placement import device_map, dtype_of, memory_of_devices
-from xlt_scale.engines.replicas import OneReader
-from xlt_scale.engines.world import World
+from xlt_scale.engines.replicas import OneReader, mesh_of_replicas
+from xlt_scale.modeling.four_bit import FourBitLinear
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
+from xlt_scale.modeling.layer_bodies import compile_layers
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,8 @@ class ReplicatedEngine(Engine):
         with accelerate.init_empty_weights(include_buffers=False), no_init_weights():
             self._model = HeadedEncoder(request.plan, request.heads)
         self._model.tie()
+        if request.options.compile and not spread:
+            compile_layers(self._model)
         self._places = self._spread(dtype) if spread else {}
         self._is_dispatched = False
         for name, parameter in list(self._model.named_parameters()):
@@ -85,12 +87,15 @@ class ReplicatedEngine(Engine):
     def quantises(self, key: str) -> bool:
         return self._request.precision == "bf16"
 
+    def four_bit_weights(self) -> Mapping[str, FourBitLinear]:
+        return {}
+
     def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
         for name, values in self._parameters().items():
             yield f"param/{name}", values.view(-1).float()
 
     def _fill(self, source: StateSource, with_moments: bool) -> None:
-        with OneReader(source, _mesh_of_replicas(self.world)) as one_reader:
+        with OneReader(source, mesh_of_replicas(self.world)) as one_reader:
             for name, values in self._parameters().items():
                 fill(values.view(-1), one_reader, f"param/{name}", 0)
 
@@ -113,13 +118,6 @@ class ReplicatedEngine(Engine):
 
     def _set_optimizer(self, groups: GroupSettings, num_steps: int) -> NoReturn:
         raise AssertionError("a model that is only scored has no optimiser")
-
-
-def _mesh_of_replicas(world: World) -> DeviceMesh | None:
-    """All ranks as replicas of one shard."""
-    if world.size == 1:
-        return None
-    return init_device_mesh(world.device.type, (world.size, 1), mesh_dim_names=("replicate", "shard"))
 
 
 def _place(name: str, places: Mapping[str, Any], otherwise: torch.device) -> Any:

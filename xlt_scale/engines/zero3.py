@@ -6,7 +6,7 @@ import gc
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.cluster_settings import fit_to_cluster
 from xlt_scale.engines.compiled_ops import build_compiled_ops
 from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings
+from xlt_scale.engines.four_bit_weights import filling_four_bit
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
 from xlt_scale.engines.optimizer import (
     Moments,
@@ -28,8 +29,15 @@ from xlt_scale.engines.optimizer import (
     write_settings,
 )
 from xlt_scale.engines.swap_folder import SwapFolder
+from xlt_scale.engines.working_copy import keeps_gathered
 from xlt_scale.errors import UserError
-from xlt_scale.modeling.headed_encoder import HeadedEncoder
+from xlt_scale.modeling.adapters import four_bit_layers
+from xlt_scale.modeling.float8 import use_float8
+from xlt_scale.modeling.four_bit import FourBitLinear
+from xlt_scale.modeling.layer_bodies import encoder_layers, prepare_layers
+
+_RELEASE_AFTER = ("stage3_max_live_parameters", "stage3_max_reuse_distance")
+_NEVER = 10**15
 
 
 class Zero3Engine(Engine):
@@ -42,6 +50,8 @@ class Zero3Engine(Engine):
         settings = deepspeed_settings(request.options, request.phase, request.precision, request.world.size)
         file = Path(request.options.deepspeed_config or DEFAULT_FILE)
         fit_to_cluster(settings, file, request.world)
+        if keeps_gathered(request) and not request.options.deepspeed_config:
+            settings["zero_optimization"] |= dict.fromkeys(_RELEASE_AFTER, _NEVER)
         _check_settings(deepspeed, settings, file)
         self._swap: SwapFolder | None = None
         offload = settings["zero_optimization"].get("offload_optimizer", {})
@@ -53,12 +63,21 @@ class Zero3Engine(Engine):
             offload["nvme_path"] = str(self._swap.path)
         self._linear = torch.nn.functional.linear
         with no_init_weights(), deepspeed.zero.Init(config_dict_or_path=settings):
-            model = HeadedEncoder(request.plan, request.heads)
+            model = request.build_model()
         model.tie()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(request.is_trained(name))
-        if request.options.activation_checkpointing:
-            model.checkpoint_activations()
+        if request.options.float8:
+            use_float8(model.encoder, request.precision, request.world.device)
+        prepare_layers(model, request.options)
+        if not request.options.repeatable:
+            # A layer is gathered at once, by one hook in place of one for each of its modules: the host's time for
+            # hooks is what small batches wait for. It changes the order in which gradients are added up.
+            for layer in encoder_layers(model):
+                deepspeed.utils.set_z3_leaf_module(layer, True)
+        if request.phase.adapter is not None:
+            # DeepSpeed takes a module's parameters away before they get their gradients where none of its inputs does.
+            model.encoder.enable_input_require_grads()
         self._parameters: dict[str, Any] = dict(model.named_parameters())
         self._optimizer = build_optimizer(request, named_groups(request, self._parameters))
         self._moments = Moments(self._optimizer)
@@ -67,7 +86,7 @@ class Zero3Engine(Engine):
             model=model, optimizer=self._optimizer, config=settings, dist_init_required=False
         )
         # Frozen parameters have no fp32 master in DeepSpeed: their exact values are kept here, so that they do not come
-        # back rounded to bf16.
+        # back rounded to bf16. Borrowed ones never come back.
         self._frozen: dict[str, Tensor] = {}
 
     def forward(self, batch: MicroBatch, mode: str = "loss", layers: Sequence[int] = ()) -> Tensor:
@@ -89,6 +108,9 @@ class Zero3Engine(Engine):
         piece = parameter.ds_tensor.numel()
         start = min(self.world.rank * piece, parameter.ds_numel)
         return start, min(start + piece, parameter.ds_numel)
+
+    def four_bit_weights(self) -> Mapping[str, FourBitLinear]:
+        return dict(four_bit_layers(self._engine.module))
 
     def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
         for name, values in self._frozen.items():
@@ -114,7 +136,7 @@ class Zero3Engine(Engine):
         # by hand, since setting a master does not touch them.
         self._engine.optimizer.checkpoint_event_prologue()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), filling_four_bit(self._engine.module, source, self.world):
                 self._fill_frozen(source)
                 for number, flat, members in self._sub_groups():
                     with self._swapped_in(number, write_back=True):
@@ -136,6 +158,10 @@ class Zero3Engine(Engine):
         for name, parameter in self._parameters.items():
             if not parameter.requires_grad:
                 start, stop = self.parameter_range(name)
+                if self._request.is_borrowed(name):
+                    if source.has(f"param/{name}"):
+                        fill(parameter.ds_tensor.data[: stop - start], source, f"param/{name}", start)
+                    continue
                 self._frozen[name] = torch.empty(stop - start, device=self.world.device)
                 fill(self._frozen[name], source, f"param/{name}", start)
                 parameter.ds_tensor.data[: stop - start].copy_(self._frozen[name])

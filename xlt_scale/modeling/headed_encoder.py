@@ -1,13 +1,14 @@
 """One encoder with the heads of the tasks that are trained on it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from xlt_scale.config import AdapterOptions
 from xlt_scale.data.micro_batch import MicroBatch
-from xlt_scale.errors import UserError
+from xlt_scale.modeling.adapters import add_adapters, plain_name
 from xlt_scale.modeling.attention import sequence_arguments
 from xlt_scale.modeling.encoder import EncoderPlan, build_encoder
 from xlt_scale.modeling.heads import HEADS, HeadSpec, MaskedLanguageModelingHead, mean_of_sequences, owners_of_tokens
@@ -17,14 +18,33 @@ class HeadedEncoder(nn.Module):
     """A Hugging Face encoder, unmodified, and one head per head name.
 
     Built without useful weights: an engine places its parameters and fills them (`Engine.load_parameters`).
+
+    Args:
+        adapter: what is put beside the encoder's linear layers (adapters.py).
+        dtype: of the forward pass; only layers with 4-bit weights ask for it, and without it there are none.
     """
 
-    def __init__(self, plan: EncoderPlan, heads: Sequence[HeadSpec]) -> None:
+    def __init__(
+        self,
+        plan: EncoderPlan,
+        heads: Sequence[HeadSpec],
+        adapter: AdapterOptions | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.plan = plan
         self.encoder = build_encoder(plan)
+        if adapter is not None:
+            add_adapters(self.encoder, adapter, dtype)
         self.heads = nn.ModuleDict({spec.name: _build_head(spec, plan) for spec in heads})
         self.tie()
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Every parameter by the name that it has without adapters; theirs by `plain_name`."""
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            yield plain_name(name), parameter
 
     def tie(self) -> None:
         """Let those parameters be one that the encoder shares inside, and the masked-language-modelling head the word
@@ -36,24 +56,6 @@ class HeadedEncoder(nn.Module):
         for head in self.heads.values():
             if isinstance(head, MaskedLanguageModelingHead):
                 head.decoder.weight = self.encoder.get_input_embeddings().weight
-
-    def checkpoint_activations(self) -> None:
-        """Keep only the inputs of the encoder's layers in the forward pass, and compute the rest again in the backward
-        pass.
-
-        Raises:
-            UserError: the encoder's code cannot do that.
-        """
-        if not self.encoder.supports_gradient_checkpointing:
-            raise UserError(
-                f"engine.activation_checkpointing = true, but {self.plan.config.model_type} cannot do that; "
-                "set it to false"
-            )
-        arguments = {"use_reentrant": False}
-        if hasattr(self.encoder, "activation_checkpointing_enable"):
-            self.encoder.activation_checkpointing_enable(activation_checkpointing_kwargs=arguments)
-        else:
-            self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
 
     def forward(self, batch: MicroBatch, mode: str = "loss", layers: Sequence[int] = ()) -> Tensor:
         """Run one micro-batch.
@@ -70,10 +72,9 @@ class HeadedEncoder(nn.Module):
             return torch.stack(means, dim=1)
         hidden = self._real_tokens(self._encode(batch).last_hidden_state, batch)
         head: Any = self.heads[batch.head]
-        scores = head(hidden, batch)
         if mode == "predictions":
-            return head.predictions(scores, batch)
-        result = scores if mode == "scores" else head.loss_sum(scores, batch) * batch.weight
+            return head.predictions(head(hidden, batch), batch)
+        result = head(hidden, batch) if mode == "scores" else head.loss(hidden, batch) * batch.weight
         for name, other in self.heads.items():
             if name != batch.head:
                 # A zero gradient for the heads that this step does not train: ranks must reduce the same gradients in
@@ -90,7 +91,7 @@ class HeadedEncoder(nn.Module):
         }
         if batch.token_type_ids is not None:
             inputs["token_type_ids"] = batch.token_type_ids[None]
-        return self.encoder(**inputs, **sequence_arguments(batch.lengths, batch.input_ids.device), **options)
+        return self.encoder(**inputs, **sequence_arguments(batch.lengths, batch.boundaries), **options)
 
     def _padded_inputs(self, batch: MicroBatch) -> dict[str, Tensor]:
         rows, columns = self._places(batch)
@@ -111,7 +112,7 @@ class HeadedEncoder(nn.Module):
 
     def _places(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Row and column of each real token in the padded batch."""
-        return owners_of_tokens(batch, batch.input_ids.device), batch.positions
+        return owners_of_tokens(batch), batch.positions
 
 
 def _first_token(batch: MicroBatch, head: str) -> MicroBatch:
@@ -124,6 +125,7 @@ def _first_token(batch: MicroBatch, head: str) -> MicroBatch:
         lengths=[1],
         label_positions=torch.zeros(1, dtype=torch.long, device=batch.input_ids.device),
         group_sizes=[1],
+        boundaries=torch.arange(2, dtype=torch.int32, device=batch.input_ids.device),
     )
 
 

@@ -9,7 +9,9 @@ import accelerate
 from torch import nn
 from transformers.initialization import no_init_weights
 
+from xlt_scale.config import AdapterOptions
 from xlt_scale.errors import UserError
+from xlt_scale.modeling.adapters import is_adapter
 from xlt_scale.modeling.encoder import EncoderPlan
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
 from xlt_scale.modeling.heads import HeadSpec
@@ -41,28 +43,40 @@ class ParameterSpec:
         return len(self.shape) > 1
 
 
-def describe_parameters(plan: EncoderPlan, heads: Sequence[HeadSpec]) -> dict[str, ParameterSpec]:
+def describe_parameters(
+    plan: EncoderPlan, heads: Sequence[HeadSpec], adapter: AdapterOptions | None = None
+) -> dict[str, ParameterSpec]:
     """Every parameter of the model by name, shared ones once, in the model's order. Allocates none of them.
 
     Fresh weights follow BERT's rule (Devlin et al. 2019, appendix A.2): matrices and tables normal with the
-    configuration's `initializer_range`, norms one, biases zero, padding rows zero.
+    configuration's `initializer_range`, norms one, biases zero, padding rows zero. Of an adapter A is normal with the
+    deviation 1 / sqrt(3 inputs), that of peft's uniform draw, and B zero (Hu et al. 2021, section 4.1): at first it
+    adds nothing.
 
     Raises:
-        UserError: a parameter belongs to a module that the rule does not know.
+        UserError: a parameter belongs to a module that the rule does not know, or the adapter to layers that are not
+            there.
     """
     with accelerate.init_empty_weights(), no_init_weights():
-        model = HeadedEncoder(plan, heads)
+        model = HeadedEncoder(plan, heads, adapter)
     model.tie()
     deviation = getattr(plan.config, "initializer_range", 0.02)
-    owners = dict(model.named_modules())
+    owners: dict[int, nn.Module] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(id(parameter), module)
     specs: dict[str, ParameterSpec] = {}
     for name, parameter in model.named_parameters():
-        owner_name, _, leaf = name.rpartition(".")
-        specs[name] = _spec(name, leaf, tuple(parameter.shape), owners[owner_name], deviation)
+        leaf = name.rpartition(".")[2]
+        specs[name] = _spec(name, leaf, tuple(parameter.shape), owners[id(parameter)], deviation)
     return specs
 
 
 def _spec(name: str, leaf: str, shape: tuple[int, ...], owner: nn.Module, deviation: float) -> ParameterSpec:
+    if is_adapter(name):
+        if name.endswith(".lora_B.weight"):
+            return ParameterSpec(shape, "zeros")
+        return ParameterSpec(shape, "normal", (3 * shape[1]) ** -0.5)
     if isinstance(owner, nn.Embedding):
         return ParameterSpec(shape, "normal", deviation, owner.padding_idx, is_embedding=True)
     if "norm" in type(owner).__name__.lower():

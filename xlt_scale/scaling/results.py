@@ -85,6 +85,8 @@ class StudyFacts:
         baseline: the arm that gains are taken against.
         reference_size: where log10(N / N_reference) is 0.
         seeds: by size the pairs (intermediate seed, target seed) that were planned.
+        adapters: by size and arm what the arm's intermediate phases train in place of all weights ('lora-16'), by size
+            and '' what the target phases do; phases that train all weights are left out.
     """
 
     name: str
@@ -97,6 +99,7 @@ class StudyFacts:
     tasks: tuple[TaskFacts, ...]
     reference_size: str = ""
     seeds: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    adapters: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
 class ItemSource(Protocol):

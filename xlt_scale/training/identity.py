@@ -47,17 +47,19 @@ def phase_identity(
     precision: str,
     max_length: int,
     quantised: Sequence[str] = (),
+    float8: bool = False,
 ) -> dict[str, Any]:
     """Everything that decides the result of a phase, as JSON holds it.
 
     Engine, world size and token budget are not in it: they change a result by rounding only, and are recorded beside
-    it. Quantised communication changes it by more.
+    it. Quantised communication and float8 products change it by more.
 
     Args:
         origin: what the encoder starts from: the parent's hash, a pre-trained model with its revision, or the seed of
             fresh weights.
         data: fingerprint of the training data of each task, and of the dev set when that chooses the result.
         quantised: what the engine quantises on its way between processes (`quantised_communication`).
+        float8: whether the encoder's layers multiply in float8.
     """
     decisive = phase.model_dump(mode="json", exclude=WITHOUT_INFLUENCE)
     if phase.keep == "last":
@@ -81,6 +83,8 @@ def phase_identity(
     }
     if quantised:
         facts["quantised_communication"] = sorted(quantised)
+    if float8:
+        facts["float8"] = True
     return json.loads(json.dumps(facts))
 
 

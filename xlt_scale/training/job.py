@@ -1,6 +1,6 @@
 """One phase of a run, with everything about it that is decided before its first step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -15,6 +15,7 @@ from xlt_scale.data.tokens import TokenizedData
 from xlt_scale.engines.deepspeed_config import quantised_communication
 from xlt_scale.engines.interface import EngineRequest
 from xlt_scale.errors import UserError
+from xlt_scale.modeling.adapters import is_adapter
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.parameters import ParameterSpec, describe_parameters
 from xlt_scale.modeling.pretrained import pretrained_folder
@@ -88,7 +89,18 @@ class PhaseJob:
     @cached_property
     def parameters(self) -> dict[str, ParameterSpec]:
         """Every parameter of the phase's model by name."""
-        return describe_parameters(self.setup.plan, self.heads)
+        return describe_parameters(self.setup.plan, self.heads, self.phase.adapter)
+
+    @cached_property
+    def saved_parameters(self) -> dict[str, ParameterSpec]:
+        """Those that training checkpoints hold: beside adapters not the encoder's, which are the parent's."""
+        request = self.engine_request()
+        return {name: spec for name, spec in self.parameters.items() if not request.is_borrowed(name)}
+
+    @cached_property
+    def result_parameters(self) -> dict[str, ParameterSpec]:
+        """Those that the result holds: adapters are merged into the encoder's."""
+        return {name: spec for name, spec in self.parameters.items() if not is_adapter(name)}
 
     def engine_request(self) -> EngineRequest:
         return EngineRequest(
@@ -100,6 +112,17 @@ class PhaseJob:
             phase=self.phase,
             precision=self.setup.precision,
             only_scores=not self.phase.trains and self.parent.checkpoint is not None,
+        )
+
+    def scoring_request(self) -> EngineRequest:
+        """Of a phase with adapters, the engine that scores its result: the merged weights, which a child phase and an
+        export have too.
+        """
+        return replace(
+            self.engine_request(),
+            parameters=self.result_parameters,
+            phase=self.phase.model_copy(update={"adapter": None}),
+            only_scores=True,
         )
 
     def origins(self) -> dict[str, dict[str, dict[str, str]]]:
@@ -158,6 +181,7 @@ def plan_phase(setup: RunSetup, phase: PhaseOptions) -> PhaseJob:
         precision=setup.precision,
         max_length=setup.options.model.max_length,
         quantised=quantised_communication(setup.options.engine),
+        float8=setup.options.engine.float8,
     )
     resumed = setup.options.resume if setup.resumed_phase == phase.name else ""
     if setup.options.resume != "never":

@@ -8,6 +8,7 @@ from typing import Any
 
 from xlt_scale.checkpoint.background import BackgroundWriter, Outcome
 from xlt_scale.checkpoint.finding import RESULT
+from xlt_scale.checkpoint.manifest import ADAPTERS_ONLY
 from xlt_scale.checkpoint.store import Retention, find_problem, list_checkpoints, step_folder, step_of
 from xlt_scale.checkpoint.training_state import StagedState, load_weights, open_together, save_weights
 from xlt_scale.checkpoint.writer import remove_checkpoint, remove_remains
@@ -17,6 +18,7 @@ from xlt_scale.errors import TrainingError
 from xlt_scale.training.environment import software
 from xlt_scale.training.job import PhaseJob
 from xlt_scale.training.loop import Progress
+from xlt_scale.training.merging import save_merged
 from xlt_scale.training.metrics import MetricsWriter
 from xlt_scale.training.scoring import evaluator
 
@@ -70,9 +72,11 @@ class PhaseKeeper:
         is_of_this_step = self._best is not None and self._best["step"] == progress.step
         best = self._best if is_of_this_step or not keeps_best else self._saved_best
         facts = describe_checkpoint(self._job, progress, best)
+        if self._job.phase.adapter is not None:
+            facts[ADAPTERS_ONLY] = self._job.parent.origin
         folder = step_folder(self._checkpoints, progress.step)
         copied = self._options.asynchronous
-        staged = StagedState(self._engine, self._job.parameters, copy=copied)
+        staged = StagedState(self._engine, self._job.saved_parameters, copy=copied)
         self._saving = {"step": progress.step, "best": best, "gigabytes": 0.0}
         kept_best = best["step"] if best is not None and keeps_best else None
 
@@ -125,11 +129,14 @@ class PhaseKeeper:
                 )
             if best is not None:
                 reader = open_together(job.setup.world, step_folder(self._checkpoints, best["step"]))
-                load_weights(self._engine, reader, job.parameters)
+                load_weights(self._engine, reader, job.saved_parameters)
                 reader.close()
                 facts |= {key: reader.manifest.facts[key] for key in ("step", "position", "progress")}
         folder = job.folder / RESULT
-        save_weights(self._engine, job.parameters, folder, facts)
+        if job.phase.adapter is None:
+            save_weights(self._engine, job.parameters, folder, facts)
+        else:
+            save_merged(job, self._engine, folder, facts)
         return folder
 
     def close(self, seconds: float = 60.0) -> None:

@@ -1,15 +1,16 @@
 """One phase of a run: weights from its parent, training, the result saved, scores."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xlt_scale.checkpoint.finding import RESULT
 from xlt_scale.config import PhaseOptions
 from xlt_scale.data.counter_random import key_of
 from xlt_scale.engines.build import build_engine
-from xlt_scale.engines.interface import Engine
+from xlt_scale.engines.interface import Engine, EngineRequest
 from xlt_scale.training.environment import write_json
 from xlt_scale.training.handoff import load_parent, load_result
 from xlt_scale.training.job import PhaseJob, plan_phase
@@ -49,22 +50,35 @@ def run_phase(setup: RunSetup, phase: PhaseOptions, metrics: MetricsWriter, reco
     for note in start.notes:
         setup.announce(f"phase {phase.name}: {note}")
     stop_between_steps(setup, f"phase {phase.name} goes on when the same command is started again")
-    setup.world.mark.at("building the engine")
-    engine = build_engine(job.engine_request())
-    try:
-        if result is not None:
-            setup.announce(f"phase {phase.name}: trained before ({job.hash}), scoring")
-            load_result(job, engine, result)
-        else:
+    if result is not None:
+        setup.announce(f"phase {phase.name}: trained before ({job.hash}), scoring")
+    elif phase.adapter is not None:
+        with _engine_of(job, job.engine_request()) as engine:
             _make_result(job, engine, metrics, start)
-        score(job, engine)
-        if phase.weights == "drop":
-            setup.world.share(lambda: _drop_weights(job))
-        # The next phase reads on every rank what rank 0 has written.
-        setup.world.barrier()
+        result = job.folder / RESULT
+    if phase.adapter is None or not is_scored(job):
+        with _engine_of(job, job.engine_request() if phase.adapter is None else job.scoring_request()) as engine:
+            if result is not None:
+                load_result(job, engine, result)
+            else:
+                _make_result(job, engine, metrics, start)
+            score(job, engine)
+    if phase.weights == "drop":
+        setup.world.share(lambda: _drop_weights(job))
+    # The next phase reads on every rank what rank 0 has written.
+    setup.world.barrier()
+    return True
+
+
+@contextlib.contextmanager
+def _engine_of(job: PhaseJob, request: EngineRequest) -> Iterator[Engine]:
+    """An engine that is gone when the block ends. Collective."""
+    job.setup.world.mark.at("building the engine")
+    engine = build_engine(request)
+    try:
+        yield engine
     finally:
         engine.destroy()
-    return True
 
 
 def _make_result(job: PhaseJob, engine: Engine, metrics: MetricsWriter, start: Start) -> None:
@@ -97,8 +111,13 @@ def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseK
         shares[job.streams[name].spec.name] += share
     what = ", ".join(f"{task} ({share:.1%} of the steps)" if share < 0.9995 else task for task, share in shares.items())
     setup.announce(f"phase {phase.name}: {what}, {job.num_steps} steps of {phase.batch_size} examples, {job.hash}")
-    num_non_embedding_parameters = sum(
-        spec.numel for name, spec in job.parameters.items() if name.startswith("encoder.") and not spec.is_embedding
+    request = job.engine_request()
+    # Of the six operations for a parameter and token, two are for its gradient, which what stands beside adapters has
+    # none of.
+    operations = sum(
+        spec.numel * (4 if request.is_borrowed(name) else 6)
+        for name, spec in job.parameters.items()
+        if name.startswith("encoder.") and not spec.is_embedding
     )
     return train(
         Training(
@@ -110,7 +129,7 @@ def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseK
             seed=key_of("training", job.seed),
             token_budget=setup.options.engine.max_tokens_per_micro_batch,
             padded=not setup.plan.unpadded,
-            cost=ModelCost(num_non_embedding_parameters, setup.plan.num_layers, setup.plan.hidden_size),
+            cost=ModelCost(operations // 6, setup.plan.num_layers, setup.plan.hidden_size),
             logging=setup.options.logging,
             metrics=metrics,
             keeper=keeper,

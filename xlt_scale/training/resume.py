@@ -13,6 +13,7 @@ from xlt_scale.checkpoint.training_state import load_training_state
 from xlt_scale.checkpoint.writer import remove_remains
 from xlt_scale.engines.interface import Engine
 from xlt_scale.errors import UserError
+from xlt_scale.training.handoff import load_parent
 from xlt_scale.training.job import PhaseJob
 from xlt_scale.training.lineage import PHASE_FILE, describe_changes, find_checkpoints, training_checkpoint
 from xlt_scale.training.loop import Progress
@@ -49,12 +50,14 @@ def load_start(job: PhaseJob, engine: Engine, start: Start) -> tuple[Progress, d
         UserError: there are candidates and none is intact.
     """
     problems = []
+    if job.phase.adapter is not None and start.candidates:
+        load_parent(job, engine, quietly=True)
     for folder, manifest in start.candidates:
         reader = CheckpointReader(folder, manifest)
         try:
             # With changes that were asked for, the run file's hyper-parameters hold, not those of the checkpoint.
             is_the_same = manifest.facts.get("identity") == job.identity
-            load_training_state(engine, reader, job.parameters, with_settings=is_the_same)
+            load_training_state(engine, reader, job.saved_parameters, with_settings=is_the_same)
         except UserError as error:
             problems.append(str(error))
             job.setup.announce(f"phase {job.phase.name}: skipped {error}")

@@ -17,7 +17,9 @@ from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
 from xlt_scale.evaluation.scoring_plan import plan_scoring
 from xlt_scale.modeling.encoder import EncoderPlan, plan_encoder
+from xlt_scale.modeling.float8 import check_float8
 from xlt_scale.modeling.heads import HeadSpec
+from xlt_scale.modeling.parameters import describe_parameters
 from xlt_scale.modeling.pretrained import content_of_weight_files
 from xlt_scale.modeling.tokenizer import load_tokenizer, trained_tokenizer
 from xlt_scale.tasks.catalogue import find_task, load_catalogue
@@ -134,6 +136,8 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
         lock=lock,
         resumed_phase=world.share(lambda: _resumed_phase(options)),
     )
+    if options.engine.float8:
+        check_float8(setup.precision, world.device, any(phase.adapter for phase in options.phases))
     for phase in options.phases:
         _check_phase(setup, phase)
     return setup
@@ -209,6 +213,7 @@ def _record_start(setup: RunSetup) -> None:
         "precision": setup.precision,
         "attention": "unpadded" if plan.unpadded else f"padded: {plan.why_padded}",
         "quantised_communication": quantised_communication(options.engine),
+        "float8": options.engine.float8,
     }
     before = read_json(path)
     earlier = [*before.pop("earlier_starts", []), before] if before else []
@@ -235,6 +240,11 @@ def _check_phase(setup: RunSetup, phase: PhaseOptions) -> None:
     if phase.parent and phase.parent not in [other.name for other in setup.options.phases]:
         find_finished(Path(phase.parent), phase.name)
     setup.scoring(phase, setup.heads(phase))
+    if phase.adapter is not None:
+        try:
+            describe_parameters(setup.plan, [], phase.adapter)
+        except UserError as error:
+            raise UserError(f"phase {phase.name!r}: {error}") from None
     for name in phase.tasks:
         spec = setup.catalogue[name]
         if spec.kind == "masked_language_modeling" and setup.preparer.tokenizer.mask_token_id is None:

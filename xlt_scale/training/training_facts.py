@@ -26,7 +26,8 @@ def training_facts(job: PhaseJob, progress: Progress) -> dict[str, Any]:
     mfu = None
     if peak is not None and progress.device_seconds:
         mfu = progress.flops / (progress.device_seconds * peak)
-    encoder = [spec for name, spec in job.parameters.items() if name.startswith("encoder.")]
+    encoder = [spec for name, spec in job.result_parameters.items() if name.startswith("encoder.")]
+    request = job.engine_request()
     return {
         "steps": progress.step,
         "examples": progress.step * job.phase.batch_size,
@@ -40,8 +41,11 @@ def training_facts(job: PhaseJob, progress: Progress) -> dict[str, Any]:
         "precision": setup.precision,
         "attention": "unpadded" if setup.plan.unpadded else "padded",
         "quantised_communication": quantised_communication(setup.options.engine),
+        "float8": setup.options.engine.float8,
         "num_parameters": sum(spec.numel for spec in encoder),
         "num_non_embedding_parameters": sum(spec.numel for spec in encoder if not spec.is_embedding),
+        "num_trained_parameters": sum(spec.numel for name, spec in job.parameters.items() if request.is_trained(name)),
+        "adapter": job.phase.adapter.label if job.phase.adapter else "",
         "model_type": setup.plan.config.model_type,
         "options": job.phase.model_dump(mode="json"),
         "environment": describe_environment(world, device_type=world.device.type),

@@ -48,6 +48,7 @@ EXPORT_COLUMNS = {
     "gpu_hours": "devices x hours of training in the phase",
     "unit": "GPU hours or processor hours",
     "precision": "fp32 or bf16",
+    "adapter": "what the phase trained in place of all weights (lora-16, nf4-lora-16); empty = all weights",
     "engine": "zero3 or fsdp2",
     "git_revision": "of the program",
     "hash": "of everything that decides the phase's result",

@@ -6,10 +6,11 @@ from typing import Any
 from xlt_scale.config import ModelOptions
 from xlt_scale.errors import UserError
 from xlt_scale.evaluation.scorers import SCORERS
+from xlt_scale.planning.shapes import size_of_model
 from xlt_scale.scaling.grid.design import run_of_size
-from xlt_scale.scaling.grid.model_shape import model_shape
 from xlt_scale.scaling.records.study_tasks import (
     Catalogue,
+    adapters_of,
     family_of,
     phase_of_tables,
     study_catalogue,
@@ -49,12 +50,24 @@ def study_facts(study: StudyOptions, measured: Mapping[str, Mapping[str, Any]] |
             size.name: list(dict.fromkeys(pair for arm in study.arms for pair in study.pairs(size, arm)))
             for size in study.sizes
         },
+        adapters=_adapters(study),
     )
+
+
+def _adapters(study: StudyOptions) -> dict[tuple[str, str], str]:
+    found = {}
+    for size in study.sizes:
+        targets = [phase_of_tables(study.target, size.target, target.phase) for target in study.targets]
+        found[size.name, ""] = adapters_of(targets)
+        for arm in study.arms:
+            phases = [phase_of_tables(study.intermediate, size.intermediate, table) for table in arm.phases]
+            found[size.name, arm.name] = adapters_of(phases)
+    return {place: word for place, word in found.items() if word}
 
 
 def _size(study: StudyOptions, size: SizeOptions, measured: Mapping[str, Any]) -> SizeFacts:
     model = run_of_size(study, size).model
-    shape = model_shape(model)
+    shape = size_of_model(model)
     if measured and not _is_published(model):
         return _size_of_record(size.name, measured)
     if shape is None:

@@ -53,6 +53,7 @@ PHASES = pa.schema(
         "last_loss": pa.float64(),
         "engine": _NAME,
         "precision": _NAME,
+        "adapter": _NAME,
         "world_size": pa.int32(),
         "git_revision": _NAME,
         "versions": _NAME,

@@ -27,6 +27,9 @@ _OF_TRAINING = (
     "precision",
     "attention",
     "quantised_communication",
+    "float8",
+    "num_trained_parameters",
+    "adapter",
     "curve",
 )
 _HOW_SCORED = (
@@ -180,7 +183,10 @@ def _differences(planned: PhaseOptions, options: Mapping[str, Any]) -> list[str]
     wanted = planned.model_dump(mode="json", exclude=set(_IN_HYPER_PARAMETERS) - {"seed"})
     if not planned.trains:
         return []
-    return [name for name, value in wanted.items() if options.get(name, value) != value]
+    found = [name for name, value in wanted.items() if options.get(name, value) != value]
+    # Where no adapter is wanted the options do not name it, nor do those of phases without one.
+    has_other = options.get("adapter") != wanted.get("adapter")
+    return [*found, "adapter"] if has_other and "adapter" not in found else found
 
 
 def _is_as_asked(options: PhaseOptions, request: Mapping[str, Any], num_layers: int) -> bool:

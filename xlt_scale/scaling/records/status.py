@@ -14,11 +14,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from xlt_scale.config import PhaseOptions
 from xlt_scale.scaling.grid.design import PlannedPhase, StudyGrid
 from xlt_scale.scaling.grid.folder import StudyFolder
 from xlt_scale.scaling.records.job_events import FailedJob, JobHistory
 from xlt_scale.scaling.records.plan_places import waiting_runs
 from xlt_scale.scaling.records.record_index import RecordIndex, finished, recorded_seconds
+from xlt_scale.scaling.records.study_tasks import adapters_of
 from xlt_scale.scaling.running.claims import is_claimed
 from xlt_scale.scaling.running.executors.slurm_notes import open_submissions
 from xlt_scale.scaling.running.progress import duration
@@ -49,11 +51,13 @@ class RowStatus:
 
     Attributes:
         cells: by target's name; by 'intermediate', 'pre-training' and 'search' what comes before them.
+        adapters: what its phases train in place of all weights ('lora-16'), in one word; '' = all weights.
     """
 
     size: str
     arm: str
     cells: Mapping[str, CellStatus]
+    adapters: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,8 @@ def status_table(status: Status) -> Group:
         shown = row.size if number == 0 or sizes[number - 1] != row.size else ""
         ends = number + 1 == len(sizes) or sizes[number + 1] != row.size
         cells = [_cell(row.cells.get(name)) for name in status.columns]
-        table.add_row(shown, row.arm or "all arms", *cells, end_section=ends)
+        arm = f"{row.arm or 'all arms'} ({row.adapters})" if row.adapters else row.arm or "all arms"
+        table.add_row(shown, arm, *cells, end_section=ends)
     return Group(table, *[Text(line) for line in _lines(status)])
 
 
@@ -155,10 +160,12 @@ def _rows(
 ) -> tuple[tuple[str, ...], tuple[RowStatus, ...]]:
     """Columns and rows of the grid, in the study's order; columns and rows without any phase are left out."""
     counts: dict[tuple[str, str], dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    trained: dict[tuple[str, str], list[PhaseOptions]] = defaultdict(list)
     for name, phase in grid.phases.items():
         arm = "" if phase.role == "pretraining" else phase.arm
         cell = counts[phase.size, arm][_ENCODERS.get(phase.role) or phase.target]
         cell["total"] += 1
+        trained[phase.size, arm].append(phase.options)
         state = "done" if name in done else "running" if name in running else "failed" if name in failed else "left"
         cell[state] += 1
     for size, arm, target, _ in waiting_runs(grid):
@@ -168,7 +175,12 @@ def _rows(
     columns = [name for name in (*_ENCODERS.values(), *(target.name for target in study.targets)) if name in used]
     order = [(size.name, arm) for size in study.sizes for arm in ("", *(arm.name for arm in study.arms))]
     rows = [
-        RowStatus(size, arm, {name: _cell_of(cell) for name, cell in counts[size, arm].items()})
+        RowStatus(
+            size,
+            arm,
+            {name: _cell_of(cell) for name, cell in counts[size, arm].items()},
+            adapters_of(trained[size, arm]),
+        )
         for size, arm in order
         if (size, arm) in counts
     ]

@@ -1,6 +1,6 @@
 """What the phases of a study train, and what their models are, in the words of the catalogue and of the analysis."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from xlt_scale.config import PhaseOptions
@@ -30,11 +30,19 @@ def is_pre_norm(model_type: str) -> bool:
 
 def phase_of_tables(*tables: Mapping[str, Any]) -> PhaseOptions:
     """What a phase of a study trains, from its tables; later ones hold. Nothing else of the options is meant."""
-    names = ("task", "mixture", "mixing", "joint", "languages", "task_languages")
+    names = ("task", "mixture", "mixing", "joint", "languages", "task_languages", "adapter")
     together: dict[str, Any] = {}
     for table in tables:
         together |= {name: table[name] for name in names if name in table}
+    if not (together.get("task") or together.get("mixture")):
+        together.pop("adapter", None)  # of all targets; those that only score have no use for it
     return PhaseOptions(name="phase", steps=1, evaluate=["nothing"], **together)
+
+
+def adapters_of(phases: Iterable[PhaseOptions]) -> str:
+    """What phases train in place of all weights, in a word each: 'lora-16'; '' where all train all weights."""
+    words = dict.fromkeys(phase.adapter.label if phase.adapter else "" for phase in phases if phase.trains)
+    return " and ".join(word or "all weights" for word in words) if any(words) else ""
 
 
 def trained_languages(phase: PhaseOptions, catalogue: Catalogue) -> list[str]:

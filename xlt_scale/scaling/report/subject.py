@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from xlt_scale.scaling.report.evidence import Evidence
 from xlt_scale.scaling.report.numbers import ordered, parameter_count, parameter_unit
 from xlt_scale.scaling.report.style import Look, looks, shorten
-from xlt_scale.scaling.results import Analysis
+from xlt_scale.scaling.results import Analysis, ArmFacts, StudyFacts
 
 ALL_ARMS = "all"
 ALL_LABEL = "mean of arms"
@@ -55,13 +55,22 @@ class Subject:
     def size_label(self, size: str) -> str:
         """'xlmr-xl, 3.48 B'."""
         factor, name = self.unit
-        return f"{size}, {parameter_count(self.parameters[size], factor)}\N{NO-BREAK SPACE}{name[:1].upper()}".strip()
+        count = f"{parameter_count(self.parameters[size], factor)}\N{NO-BREAK SPACE}{name[:1].upper()}".strip()
+        adapters = self.analysis.results.facts.adapters.get((size, ""), "")
+        return f"{size}, {count}, {adapters}" if adapters else f"{size}, {count}"
 
     def sizes_in_words(self) -> str:
         """For captions: which size has how many parameters."""
         factor, name = self.unit
         listed = ", ".join(f"{size} {parameter_count(self.parameters[size], factor)}" for size in self.sizes)
         return f"Sizes ({name} of parameters): {listed}." if name else f"Sizes: {listed}."
+
+
+def _marked(arm: ArmFacts, facts: StudyFacts) -> str:
+    """The arm's label, with the adapters of its intermediate phases."""
+    found = dict.fromkeys(word for (_, name), word in facts.adapters.items() if name == arm.name)
+    label = arm.label or arm.name
+    return f"{label} ({', '.join(found)})" if found else label
 
 
 def subject_of(analysis: Analysis, evidence: Evidence) -> Subject:
@@ -73,7 +82,7 @@ def subject_of(analysis: Analysis, evidence: Evidence) -> Subject:
     sizes = tuple(ordered([*groups["size"], *cells["size"]], by_parameters))
     arms = tuple(ordered([*groups["arm"], *cells["arm"]], [arm.name for arm in facts.arms]))
     tasks = tuple(ordered(cells["task"], [task.name for task in facts.tasks]))
-    labels = {arm.name: arm.label or arm.name for arm in facts.arms} | {ALL_ARMS: ALL_LABEL}
+    labels = {arm.name: _marked(arm, facts) for arm in facts.arms} | {ALL_ARMS: ALL_LABEL}
     style = looks(arms)
     parameters |= {size: 1 for size in sizes if size not in parameters}
     return Subject(analysis, evidence, sizes, arms, tasks, parameters, labels, style)

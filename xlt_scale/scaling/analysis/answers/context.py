@@ -9,6 +9,7 @@ import pandas as pd
 from xlt_scale.scaling.analysis.contrasts import SizedContrast
 from xlt_scale.scaling.analysis.gains import StudyGains
 from xlt_scale.scaling.analysis.grouping import ALL, GroupKey
+from xlt_scale.scaling.analysis.trained_parts import adapter_caveats
 from xlt_scale.scaling.analysis.verdicts import TrendEvidence
 from xlt_scale.scaling.analysis.wording import count, interval, listed, p_value, points, with_interval
 from xlt_scale.scaling.results import Answer, StudyFacts
@@ -155,6 +156,7 @@ def caveats(context: Context) -> tuple[str, ...]:
     found = [
         _languages(context),
         *_architecture(context),
+        *adapter_caveats(context.facts, [size.name for size in context.gains.sizes]),
         "Each size is one pre-trained checkpoint: what differs between checkpoints other than size counts as size "
         "here.",
         "The records do not say whether learning rates were tuned alike for the baseline and the arms; a rate that "
