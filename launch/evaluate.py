@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from xlt_scale.cluster.ending import run_as_program
+from xlt_scale.collector import importing
 
 
 def main() -> None:
@@ -35,16 +36,18 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
 
-    from xlt_scale.config_files import read_toml
-    from xlt_scale.training.run import run
-    from xlt_scale.training.standalone import evaluation_run
+    with importing():
+        from xlt_scale.config_files import read_toml
+        from xlt_scale.planning.auto import resolve_for_this_rank
+        from xlt_scale.training.run import run
+        from xlt_scale.training.standalone import evaluation_run
 
     settings = [f"phases.evaluate.evaluate_split={arguments.split}"]
     if arguments.languages:
         settings.append(f"phases.evaluate.evaluate_languages={arguments.languages}")
     settings += arguments.settings
     tables = read_toml(Path(arguments.options)) if arguments.options else {}
-    run(evaluation_run(arguments.model, arguments.tasks, arguments.output, settings, tables))
+    run(resolve_for_this_rank(evaluation_run(arguments.model, arguments.tasks, arguments.output, settings, tables)))
 
 
 if __name__ == "__main__":

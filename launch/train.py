@@ -11,6 +11,7 @@ file may be given with or without --run: torchrun of Python 3.11 takes every --r
 import argparse
 
 from xlt_scale.cluster.ending import run_as_program
+from xlt_scale.collector import importing
 from xlt_scale.config import load_run
 
 
@@ -47,7 +48,13 @@ def main() -> None:
         settings.append(f"resume={arguments.resume}")
     options = load_run(arguments.run or arguments.run_file, settings)
 
-    from xlt_scale.training.run import run
+    if options.engine.auto:
+        from xlt_scale.planning.auto import resolve_for_this_rank
+
+        options = resolve_for_this_rank(options)
+
+    with importing():
+        from xlt_scale.training.run import run
 
     run(options)
 

@@ -14,6 +14,7 @@ from xlt_scale.cli_checkpoint import app as checkpoint_app
 from xlt_scale.cli_convert import convert
 from xlt_scale.cli_doctor import doctor
 from xlt_scale.cli_export import export
+from xlt_scale.cli_plan import plan
 from xlt_scale.cli_prefetch import prefetch
 from xlt_scale.cli_score import score
 from xlt_scale.cli_study import app as study_app
@@ -27,6 +28,7 @@ app.add_typer(study_app, name="study")
 app.command()(convert)
 app.command()(doctor)
 app.command()(export)
+app.command()(plan)
 app.command()(prefetch)
 app.command()(score)
 app.command()(tasks)

@@ -80,10 +80,10 @@ def _run(run_file: Path | None, settings: list[str]) -> "RunOptions | None":
 
 def _num_parameters(run: "RunOptions") -> int:
     """0 where nothing on this machine tells the model's shape."""
-    from xlt_scale.scaling.grid.model_shape import model_shape
+    from xlt_scale.planning.shapes import size_of_model
 
-    shape = model_shape(run.model)
-    return shape.num_parameters if shape else 0
+    size = size_of_model(run.model)
+    return size.num_parameters if size else 0
 
 
 def print_table(rows: tuple["Row", ...], title: str, as_json: bool) -> None:

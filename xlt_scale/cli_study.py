@@ -46,7 +46,7 @@ def run(
     if dry_run:
         from xlt_scale.scaling.grid.preview import preview, show_preview
 
-        rest = plan_rest(study)
+        rest = plan_rest(study, executor)
         devices = num_slots(slots) if executor == "local" else 0
         plan = preview(rest.grid, rest.folder, rest.left, rest.jobs, rest.costs, devices)
         if as_json:

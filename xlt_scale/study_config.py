@@ -105,7 +105,7 @@ class ResourceOptions(Options):
     jobs_per_device: Count = Field(0, description="small runs side by side on one device; 0 = what its memory holds")
     device_memory_gib: Annotated[float, Field(ge=0)] = Field(0.0, description="0 = this machine's; 80 without a GPU")
     teraflops_per_device: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="speed that the rough cost assumes; 0 = 300 for a GPU, 0.03 for a processor core"
+        0.0, description="speed that costs are counted at; 0 = as the planner predicts (docs/planning.md)"
     )
     keep_encoders: Literal["while needed", "always"] = Field(
         "while needed", description="intermediate encoders: gone when every phase that starts from them is scored"

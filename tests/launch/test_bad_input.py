@@ -197,6 +197,30 @@ def test_a_typing_mistake_is_found_before_anything_heavy_is_imported(tmp_path: P
     assert ended.seconds < 2.5
 
 
+UNEQUAL = """
+import os, sys
+from xlt_scale.cluster.ending import run_as_program
+from xlt_scale.config import load_run
+from xlt_scale.training.run import run
+
+def main():
+    budget = 100 + int(os.environ["RANK"])
+    run(load_run(sys.argv[1], [f"output={sys.argv[2]}", f"engine.max_tokens_per_micro_batch={budget}"]))
+
+run_as_program(main)
+"""
+
+
+def test_ranks_that_would_lay_the_model_out_in_different_ways_end_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "unequal.py"
+    program.write_text(UNEQUAL)
+    ended = start([*launcher("torchrun"), str(program), MICRO, str(tmp_path / "run")])
+    assert ended.code != 0
+    assert ended.output.count("error: ranks 0 and 1 have different engine options") == 1
+    assert "max_tokens_per_micro_batch = 100 and 101" in ended.output
+    assert ended.seconds < 60
+
+
 CRASH = """
 import sys, time
 from xlt_scale.engines.world import join_world

@@ -10,13 +10,14 @@ import pytest
 from tiny_study import soon
 
 from xlt_scale.errors import UserError
+from xlt_scale.planning.gpus import visible_gpus
 from xlt_scale.scaling.grid.folder import StudyFolder
 from xlt_scale.scaling.grid.jobs import StudyJob
 from xlt_scale.scaling.running import run_files
 from xlt_scale.scaling.running.claims import Claims, is_claimed, take
 from xlt_scale.scaling.running.executors.device_locks import DeviceLocks
 from xlt_scale.scaling.running.executors.interface import Ended
-from xlt_scale.scaling.running.executors.local import LocalExecutor, local_executor, visible_gpus
+from xlt_scale.scaling.running.executors.local import LocalExecutor, local_executor
 from xlt_scale.scaling.running.ranks import run_ranks
 from xlt_scale.scaling.running.run_files import job_command, job_environment, last_words
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xlt_scale.errors import UserError
-from xlt_scale.scaling.grid.costs import CostModel, measured_seconds
+from xlt_scale.planning.gpus import visible_gpus
+from xlt_scale.planning.this_machine import num_cores
+from xlt_scale.scaling.grid.costs import CostModel, counted_on, measured_seconds
 from xlt_scale.scaling.grid.design import StudyGrid, design
 from xlt_scale.scaling.grid.folder import StudyFolder
 from xlt_scale.scaling.grid.jobs import Placement, StudyJob, pack, phases_left
@@ -16,7 +18,7 @@ from xlt_scale.scaling.records.record_index import RecordIndex, finished, record
 from xlt_scale.scaling.records.trials import choices
 from xlt_scale.scaling.running.encoder_needs import drop_unneeded_encoders, encoders_there
 from xlt_scale.scaling.running.executors.interface import Executor
-from xlt_scale.scaling.running.executors.local import local_executor, num_cores, visible_gpus
+from xlt_scale.scaling.running.executors.local import local_executor
 from xlt_scale.scaling.running.executors.slurm import SlurmExecutor, nodes_of
 from xlt_scale.scaling.running.outcome import Outcome
 from xlt_scale.scaling.running.runner import run_study
@@ -66,14 +68,17 @@ def existing_grid(study: StudyOptions) -> tuple[StudyGrid, StudyFolder]:
     return current_grid(study), folder
 
 
-def plan_rest(study: StudyOptions) -> Rest:
+def plan_rest(study: StudyOptions, executor: str = "local") -> Rest:
     """What is left, by the files that are there.
+
+    Args:
+        executor: that jobs are counted for, local or slurm.
 
     Raises:
         UserError: the study cannot work as it is written.
     """
     grid, folder = current_grid(study), StudyFolder.of(study)
-    costs = _costs(grid, folder)
+    costs = _costs(grid, folder, executor)
     placements, seconds = _estimate(costs)
     done = finished(folder, grid) if folder.records.is_dir() else set()
     left = phases_left(grid, done, encoders_there(folder, grid))
@@ -97,7 +102,7 @@ def run_rest(study: StudyOptions, executor: str, slots: int, say: Say | None = N
         study,
         _executor(study, executor, slots, say or _print),
         redesign=lambda: current_grid(study),
-        estimate=lambda grid: _estimate(_costs(grid, folder)),
+        estimate=lambda grid: _estimate(_costs(grid, folder, executor)),
         collect=collect,
         say=say or _print,
         finished=finished,
@@ -147,10 +152,12 @@ def _executor(study: StudyOptions, name: str, slots: int, say: Say) -> Executor:
     return local_executor(device, slots)
 
 
-def _costs(grid: StudyGrid, folder: StudyFolder) -> CostModel:
-    if not folder.records.is_dir():
-        return CostModel(grid)
-    return CostModel(grid, measured_seconds(grid, recorded_seconds(RecordIndex(folder))))
+def _costs(grid: StudyGrid, folder: StudyFolder, executor: str) -> CostModel:
+    cluster, notes = counted_on(grid.study, elsewhere=executor == "slurm")
+    measured: Mapping[str, list[float]] = {}
+    if folder.records.is_dir():
+        measured = measured_seconds(grid, recorded_seconds(RecordIndex(folder)))
+    return CostModel(grid, measured, notes, cluster, is_assumed=True)
 
 
 def _estimate(costs: CostModel) -> tuple[Mapping[str, Placement], Mapping[str, float]]:

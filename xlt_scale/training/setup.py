@@ -123,6 +123,7 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
     Raises:
         UserError: anything in the run that cannot work, before any training.
     """
+    _check_engine(options, world)
     folder = Path(options.output)
     _make_folder(folder, world)
     lock = _take(folder, world)
@@ -141,6 +142,21 @@ def set_up(options: RunOptions, catalogue: dict[str, TaskSpec], world: World) ->
     for phase in options.phases:
         _check_phase(setup, phase)
     return setup
+
+
+def _check_engine(options: RunOptions, world: World) -> None:
+    """Ranks that lay the model out in different ways would wait for each other for ever; collective."""
+    found = [str(engine) for engine in world.gather(options.engine.model_dump_json())]
+    other = next((rank for rank, engine in enumerate(found) if engine != found[0]), 0)
+    if other:
+        first, second = (json.loads(found[rank]) for rank in (0, other))
+        differences = ", ".join(
+            f"{key} = {first[key]!r} and {second[key]!r}" for key in first if first[key] != second[key]
+        )
+        raise UserError(
+            f"ranks 0 and {other} have different engine options ({differences}); give all nodes the same run "
+            "file, and where their devices differ set these options in place of engine.auto"
+        )
 
 
 @dataclass(frozen=True)

@@ -333,6 +333,8 @@ def _run_facts(run: RunOptions, checkpoint: str) -> str:
     quantised = quantised_communication(run.engine)
     if quantised:
         facts["quantised_communication"] = quantised
+    if run.engine.float8:
+        facts["float8"] = True
     return json.dumps(facts, sort_keys=True)
 
 

@@ -51,8 +51,7 @@ def preview(
         "device_hours": hours,
         "hours": hours / slots if slots else None,
         "guesses": [
-            f"{costs.teraflops_per_device:g} TFLOP/s a device where nothing of the kind has run "
-            "(resources.teraflops_per_device says another)",
+            f"{costs.basis}, where nothing of the kind has run",
             *costs.guesses,
         ],
         "detectable": detectable_slopes(grid, costs),

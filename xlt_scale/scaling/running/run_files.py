@@ -5,6 +5,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import tomli_w
+
 import xlt_scale
 from xlt_scale.config import PhaseOptions, RunOptions
 from xlt_scale.errors import UserError
@@ -31,8 +33,17 @@ def write_job(folder: StudyFolder, grid: StudyGrid, job: StudyJob) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     folder.pool.mkdir(parents=True, exist_ok=True)
     _link(place / "phases", folder)
-    write_atomically(place / RUN_FILE, job_options(folder, grid, job).to_toml().encode())
+    write_atomically(place / RUN_FILE, _as_toml(job_options(folder, grid, job)).encode())
     return place
+
+
+def _as_toml(options: RunOptions) -> str:
+    """The run file; of an engine that is planned only what the study says, as what is written is not planned."""
+    if not options.engine.auto:
+        return options.to_toml()
+    table = options.model_dump(mode="json", exclude_none=True)
+    table["engine"] = options.engine.model_dump(mode="json", exclude_unset=True)
+    return tomli_w.dumps(table)
 
 
 def job_options(folder: StudyFolder, grid: StudyGrid, job: StudyJob) -> RunOptions:

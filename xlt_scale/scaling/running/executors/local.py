@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from xlt_scale.errors import UserError
+from xlt_scale.planning.gpus import visible_gpus
+from xlt_scale.planning.this_machine import num_cores
 from xlt_scale.scaling.grid.jobs import StudyJob
 from xlt_scale.scaling.running.claims import Claims
 from xlt_scale.scaling.running.executors.device_locks import DeviceLocks, release
@@ -199,28 +200,6 @@ def _signal(process: Process, sign: signal.Signals) -> None:
     """Signal a job's whole session."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, sign)
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that jobs may use, without loading torch: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists."""
-    if os.environ.get("DS_ACCELERATOR") == "cpu":
-        return []
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name.strip() not in ("", "-1")]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    return [str(number) for number in range(count)]
-
-
-def num_cores() -> int:
-    """Processor cores that this process may use: of a shared node, those that SLURM has given it."""
-    return len(os.sched_getaffinity(0))
 
 
 def local_executor(device: str = "auto", slots: int = 0) -> LocalExecutor:

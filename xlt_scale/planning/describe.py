@@ -1,0 +1,155 @@
+"""From a run's options to what the planner needs to know of each phase."""
+
+from dataclasses import dataclass, field
+from math import ceil
+
+from xlt_scale.config import AdapterOptions, PhaseOptions, RunOptions
+from xlt_scale.errors import UserError
+from xlt_scale.planning.published import scored_items, typical_lengths
+from xlt_scale.planning.shapes import shape_of, size_of_model
+from xlt_scale.planning.task_data import DataFacts, mixed
+from xlt_scale.planning.workload import Lengths, Shape, Workload
+
+# Their attention has no interface for packed sequences, or ignores what it needs (docs/decisions.md).
+_PADDED_FAMILIES = ("xlnet", "t5", "mt5", "umt5", "deberta-v2")
+_DEFAULT_DROPOUT = 0.1
+# Four bits and a scale in 8 bits for 64 of them (Dettmers et al. 2023, section 3, double quantisation).
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+
+
+@dataclass(frozen=True)
+class PhaseWork:
+    """What a phase does.
+
+    Attributes:
+        workload: its training; None where it only scores.
+        num_steps: of training.
+        scored_tokens: real tokens of all forward passes that only score.
+    """
+
+    name: str
+    workload: Workload | None
+    num_steps: int
+    scored_tokens: float
+
+
+@dataclass
+class RunDescription:
+    """What a run does, phase by phase.
+
+    Args:
+        on_processors: no GPU: 'auto' precision is fp32 there.
+    """
+
+    run: RunOptions
+    facts: DataFacts
+    on_processors: bool
+    _work: dict[str, PhaseWork] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        size = size_of_model(self.run.model)
+        if size is None:
+            raise UserError(
+                f"model.name = {self.run.model.name!r}: its shape is not known here; give the folder of the model, or "
+                "model.size or model.architecture"
+            )
+        self.shape: Shape = shape_of(size)
+        attention = self.run.model.attention
+        self.unpadded = attention != "padded" and size.model_type not in _PADDED_FAMILIES
+        if not self.unpadded and attention == "auto":
+            self.facts.note(f"models of type {size.model_type!r} are taken to run padded")
+
+    @property
+    def precision(self) -> str:
+        """That weights are computed in."""
+        if self.run.engine.precision != "auto":
+            return self.run.engine.precision
+        return "fp32" if self.on_processors else "bf16"
+
+    def trained(self) -> list[PhaseWork]:
+        """The phases that train something."""
+        return [work for work in map(self.work, self.run.phases) if work.workload is not None]
+
+    def work(self, phase: PhaseOptions) -> PhaseWork:
+        """One phase's work; phases that differ in their name or seed alone are described once."""
+        key = phase.model_dump_json(exclude={"name", "parent", "seed", "learning_rate", "baseline"})
+        if key not in self._work:
+            self._work[key] = self._describe(phase)
+        known = self._work[key]
+        return PhaseWork(phase.name, known.workload, known.num_steps, known.scored_tokens)
+
+    def _describe(self, phase: PhaseOptions) -> PhaseWork:
+        scored = self._scored_tokens(phase)
+        if not phase.trains:
+            return PhaseWork(phase.name, None, 0, scored)
+        data = {task: self.facts.of(phase, task) for task in phase.tasks}
+        lengths = mixed([(share, data[task].lengths) for task, share in self._shares(phase).items()])
+        num_main = sum(data[task].num_examples for task in phase.main_tasks)
+        passes = phase.epochs * num_main / phase.batch_size / (1.0 - sum(phase.joint.values()))
+        num_steps = phase.steps or max(1, ceil(passes))
+        if phase.evaluate_every:
+            num_scorings = num_steps // phase.evaluate_every
+            scored += num_scorings * (phase.evaluation_examples or num_main / 20) * lengths.mean
+        return PhaseWork(phase.name, self._workload(phase, lengths), num_steps, scored)
+
+    def _workload(self, phase: PhaseOptions, lengths: Lengths) -> Workload:
+        shape = self.shape
+        kinds = {self.facts.catalogue[task].kind for task in phase.tasks}
+        trained = shape.num_non_embedding_parameters / shape.num_parameters if phase.freeze_embeddings else 1.0
+        if phase.adapter is not None:
+            trained = _adapter_parameters(shape, phase.adapter) / shape.num_parameters
+        dropout = self.run.model.dropout
+        return Workload(
+            shape=shape,
+            lengths=lengths,
+            batch_size=phase.batch_size,
+            precision="fp32" if self.precision == "fp32" else "bf16",
+            optimizer=phase.optimizer,
+            unpadded=self.unpadded,
+            dropout=_DEFAULT_DROPOUT if dropout is None else dropout,
+            trained_share=trained,
+            trains_embeddings=not phase.freeze_embeddings and phase.adapter is None,
+            # Of a mixture the whole share too: memory is counted at the step that takes the most.
+            masked_share=phase.masking if "masked_language_modeling" in kinds else 0.0,
+            frozen_bytes=self._frozen_bytes(phase.adapter),
+        )
+
+    def _frozen_bytes(self, adapter: AdapterOptions | None) -> float:
+        """Bytes of one frozen weight, the mean over tables and matrices."""
+        whole = 4.0 if self.precision == "fp32" else 2.0
+        if adapter is None or adapter.base != "nf4":
+            return whole
+        tables = self.shape.num_embedding_parameters / self.shape.num_parameters
+        return tables * whole + (1.0 - tables) * _NF4_BYTES
+
+    def _shares(self, phase: PhaseOptions) -> dict[str, float]:
+        """Of the steps, by task; of a list all tasks alike, as its weights come from data."""
+        joint = sum(phase.joint.values())
+        weights = phase.mixture if isinstance(phase.mixture, dict) else dict.fromkeys(phase.mixture, 1.0)
+        weights = weights or {phase.task: 1.0}
+        total = sum(weights.values())
+        return {task: (1.0 - joint) * weight / total for task, weight in weights.items()} | phase.joint
+
+    def _scored_tokens(self, phase: PhaseOptions) -> float:
+        total = 0.0
+        for task in phase.evaluate:
+            spec = self.facts.catalogue[task]
+            items = scored_items(spec, len(phase.evaluate_languages))
+            if phase.evaluate_examples:
+                items = min(
+                    items, phase.evaluate_examples * (len(phase.evaluate_languages) or len(spec.languages) or 1)
+                )
+            total += items * typical_lengths(spec, self.facts.length_of(spec, phase)).mean
+        return total
+
+
+def _adapter_parameters(shape: Shape, adapter: AdapterOptions) -> int:
+    """Of both small matrices beside the linear layers that are named: inputs and outputs of each, times the rank."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    of_layer = {"query": 2 * hidden, "key": 2 * hidden, "value": 2 * hidden}
+    every = sum(of_layer.values()) + 2 * hidden + 2 * (hidden + inner)
+    # Endings such as 'dense' name the three others: attention's output and both of the feed-forward part.
+    named = every if adapter.targets == "all" else 0
+    for ending in adapter.targets if isinstance(adapter.targets, list) else ():
+        named += of_layer.get(ending, 2 * hidden + 2 * (hidden + inner))
+    return shape.num_layers * adapter.rank * min(named, every)
