@@ -202,6 +202,34 @@ def test_a_weight_of_another_shape_is_named_with_both_shapes(stored: dict[str, T
     assert "embeddings.word_embeddings.weight has shape [91, 48], the model wants [90, 48]" in refusal(tmp_path)
 
 
+def test_quantised_weights_are_refused(stored: dict[str, Tensor], tmp_path: Path) -> None:
+    name = "encoder.layer.1.output.dense.weight"
+    stored[name] = stored[name].to(torch.int8)
+    save_file(stored, tmp_path / "model.safetensors")
+    assert f"{name} is quantised, not of floating-point numbers" in refusal(tmp_path)
+
+
+def test_a_file_that_is_cut_while_it_is_in_use_is_named(stored: dict[str, Tensor], tmp_path: Path) -> None:
+    plan = plan_for("xlm-roberta")
+    specs = describe_parameters(plan, [])
+    weights = PretrainedWeights(tmp_path, specs, plan.prefix)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(UserError, match=rf"{path} cannot be read \(it ends too early\); fetch it again"):
+        for name, spec in specs.items():
+            weights.read(name, 0, spec.numel)
+
+
+def test_an_index_that_promises_too_much_is_named(tmp_path: Path) -> None:
+    save_sharded(AutoModel.from_config(plan_for("xlm-roberta").config), tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    places = json.loads(index.read_bytes())["weight_map"]
+    name = "embeddings.word_embeddings.weight"
+    other = next(file for file in places.values() if file != places[name])
+    index.write_text(json.dumps({"weight_map": places | {name: other}}))
+    assert f"{other} does not hold {name}, though the index says so" in refusal(tmp_path)
+
+
 def test_a_torn_file_is_named(stored: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])

@@ -8,8 +8,9 @@ import zlib
 from collections.abc import Iterable
 from functools import cache
 
-import torch
 from torch import Tensor
+
+from xlt_scale.modeling.stored_tensors import bytes_of
 
 _POLYNOMIAL = 0xEDB88320  # reflected: bit 31 is x^0
 PIECE = 1 << 24
@@ -20,7 +21,7 @@ def tensor_bytes(values: Tensor) -> memoryview:
     """The bytes of a 1-D tensor, without a copy where it is contiguous on the CPU."""
     if not values.numel():
         return memoryview(b"")
-    return values.detach().cpu().contiguous().view(torch.uint8).numpy().data
+    return bytes_of(values.detach().cpu().contiguous())
 
 
 def tensor_checksum(values: Tensor) -> int:

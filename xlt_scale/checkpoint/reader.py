@@ -1,17 +1,18 @@
 """Read ranges of a checkpoint, whatever engine and world size wrote it."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from xlt_scale.checkpoint.checksum import combine_all, tensor_checksum
-from xlt_scale.checkpoint.manifest import BYTES_PER_ELEMENT, Manifest, StoredRange, read_manifest
-from xlt_scale.checkpoint.tensor_file import read_into
+from xlt_scale.checkpoint.manifest import ADAPTERS_ONLY, BYTES_PER_ELEMENT, Manifest, StoredRange, read_manifest
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.parameters import ParameterSpec
+from xlt_scale.modeling.stored_tensors import fill_in_pieces, read_into
+from xlt_scale.modeling.weights import WeightSource
 
 
 class CheckpointReader:
@@ -45,7 +46,8 @@ class CheckpointReader:
         return values
 
     def read_into(self, destination: Tensor, key: str, start: int) -> None:
-        """Fill a contiguous 1-D fp32 tensor on the CPU with the elements of a flattened tensor from `start` on.
+        """Fill a contiguous 1-D tensor, of any floating dtype and on any device, with the elements of a flattened
+        tensor from `start` on.
 
         Raises:
             UserError: a file is missing or ends early, or the tensor has fewer elements.
@@ -53,6 +55,10 @@ class CheckpointReader:
         stored, stop = self.manifest.tensors[key], start + destination.numel()
         if stop > stored.numel:
             raise UserError(f"{self.folder}: {key} has {stored.numel} elements, the model wants {stop}")
+        if destination.device.type != "cpu" or destination.dtype != torch.float32:
+            # Checksums are of what is stored.
+            fill_in_pieces(destination, torch.float32, lambda piece, low: self.read_into(piece, key, start + low))
+            return
         for part in stored.ranges:
             low, high = max(start, part.start), min(stop, part.stop)
             if low < high:
@@ -90,7 +96,22 @@ class CheckpointReader:
             raise UserError(f"{self.folder / part.file} cannot be read ({why}); use another checkpoint") from None
 
 
-class CheckpointWeights:
+def refuse_adapters_alone(reader: CheckpointReader, wanted: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: the checkpoint is of an unfinished phase with adapters, and some of the encoder's weights are wanted,
+            which it has not.
+    """
+    beside = reader.manifest.facts.get(ADAPTERS_ONLY)
+    missing = (name for name in wanted if name.startswith("encoder.") and not reader.has(f"param/{name}"))
+    if beside is not None and next(missing, None) is not None:
+        raise UserError(
+            f"{reader.folder} holds adapters and heads alone, beside the encoder {beside}; let its phase end, and use "
+            "the phase's folder: its result has them merged"
+        )
+
+
+class CheckpointWeights(WeightSource):
     """The parameters of a checkpoint as a `WeightSource`, checked against the model that wants them.
 
     Args:
@@ -104,6 +125,7 @@ class CheckpointWeights:
     def __init__(self, reader: CheckpointReader, parameters: Mapping[str, ParameterSpec]) -> None:
         self.reader = reader
         folder, tensors = reader.folder, reader.manifest.tensors
+        refuse_adapters_alone(reader, parameters)
         mend = "the checkpoint is of another architecture: mend [model] or the parent"
         for name, spec in parameters.items():
             stored = tensors.get(f"param/{name}")
@@ -121,5 +143,5 @@ class CheckpointWeights:
     def has(self, name: str) -> bool:
         return self.reader.has(f"param/{name}")
 
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        return self.reader.read(f"param/{name}", start, stop)
+    def read_into(self, destination: Tensor, name: str, start: int) -> None:
+        self.reader.read_into(destination, f"param/{name}", start)

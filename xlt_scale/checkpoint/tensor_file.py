@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from xlt_scale.checkpoint.checksum import PIECE, combine_all, tensor_bytes
+from xlt_scale.modeling.stored_tensors import read_into
 
 _NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
@@ -121,20 +122,6 @@ def read_elements(file: int, offset: int, count: int) -> Tensor:
     values = torch.empty(count, dtype=torch.float32)
     read_into(values, file, offset)
     return values
-
-
-def read_into(values: Tensor, file: int, offset: int) -> None:
-    """Fill a contiguous 1-D tensor on the CPU with the bytes of an open file from byte `offset` on.
-
-    Raises:
-        OSError, EOFError: the file cannot be read, or ends before.
-    """
-    view, position = tensor_bytes(values), offset
-    while view:
-        num_read = os.preadv(file, [view], position)
-        if not num_read:
-            raise EOFError("it ends too early")
-        view, position = view[num_read:], position + num_read
 
 
 def file_checksum(path: Path, advance: Callable[[int], object] | None = None) -> tuple[int, int]:

@@ -1,43 +1,53 @@
 """Where weights come from: fresh draws, Hugging Face files, or both. Any rank can ask for any range of any parameter.
 
-All engines fill their parameters through `WeightSource.read`, a flat range at a time, so that no rank ever holds more
-than its own shard, and the same values arrive whatever the engine and the world size.
+All engines fill their parameters through `WeightSource.read_into`, a flat range at a time, so that no rank ever holds
+more than its own shard, and the same values arrive whatever the engine and the world size.
 """
 
 import json
-import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from xlt_scale.data.counter_random import generator
-from xlt_scale.errors import UserError, reason
+from xlt_scale.errors import UserError
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.modeling.huggingface_names import all_forms, encoder_names, form_of_head, head_names
 from xlt_scale.modeling.parameters import ParameterSpec
+from xlt_scale.modeling.stored_tensors import StoredTensor, find_tensors
 
 _BLOCK = 1 << 16
 _MLM_HEAD = HeadSpec("mlm", "masked_language_modeling")
 
 
-class WeightSource(Protocol):
-    """Gives flat ranges of parameters as fp32."""
+class WeightSource(ABC):
+    """Gives flat ranges of parameters. Does not communicate."""
 
+    @abstractmethod
     def has(self, name: str) -> bool:
         """Whether this source knows the parameter."""
-        ...
+
+    @abstractmethod
+    def read_into(self, destination: Tensor, name: str, start: int) -> None:
+        """Fill a contiguous 1-D tensor, of any floating dtype and on any device, with the flattened parameter's
+        elements from `start` on.
+
+        Raises:
+            UserError: they cannot be read.
+        """
 
     def read(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of the flattened parameter, fp32 [stop - start], on the CPU."""
-        ...
+        values = torch.empty(stop - start)
+        self.read_into(values, name, start)
+        return values
 
 
-class FreshWeights:
+class FreshWeights(WeightSource):
     """Weights drawn anew; element i of a parameter depends on (seed, name, i) alone.
 
     Drawn in blocks of 65,536 elements, each from its own generator: a rank draws the blocks that its range touches.
@@ -49,24 +59,24 @@ class FreshWeights:
     def has(self, name: str) -> bool:
         return name in self._specs
 
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        spec = self._specs[name]
+    def read_into(self, destination: Tensor, name: str, start: int) -> None:
+        spec, stop = self._specs[name], start + destination.numel()
         if spec.fill != "normal":
-            return torch.full((stop - start,), 1.0 if spec.fill == "ones" else 0.0)
-        values = np.empty(stop - start, dtype=np.float32)
+            destination.fill_(1.0 if spec.fill == "ones" else 0.0)
+            return
         for block in range(start // _BLOCK, -(-stop // _BLOCK)):
             low, high = max(start, block * _BLOCK), min(stop, (block + 1) * _BLOCK)
             drawn = generator("weights", self._seed, name, block).standard_normal(_BLOCK, dtype=np.float32)
-            values[low - start : high - start] = drawn[low - block * _BLOCK : high - block * _BLOCK]
-        values *= spec.deviation
+            drawn *= spec.deviation
+            values = torch.from_numpy(drawn[low - block * _BLOCK : high - block * _BLOCK])
+            destination[low - start : high - start].copy_(values)
         if spec.zero_row is not None:
             width = spec.shape[1]
             low, high = spec.zero_row * width, (spec.zero_row + 1) * width
-            values[max(low - start, 0) : max(high - start, 0)] = 0.0
-        return torch.from_numpy(values)
+            destination[max(low - start, 0) : max(high - start, 0)] = 0.0
 
 
-class FirstOf:
+class FirstOf(WeightSource):
     """Several sources; the first that has a parameter gives it."""
 
     def __init__(self, sources: Sequence[WeightSource]) -> None:
@@ -75,15 +85,16 @@ class FirstOf:
     def has(self, name: str) -> bool:
         return any(source.has(name) for source in self._sources)
 
-    def read(self, name: str, start: int, stop: int) -> Tensor:
-        return next(source for source in self._sources if source.has(name)).read(name, start, stop)
+    def read_into(self, destination: Tensor, name: str, start: int) -> None:
+        next(source for source in self._sources if source.has(name)).read_into(destination, name, start)
 
 
-class PretrainedWeights:
+class PretrainedWeights(WeightSource):
     """The weights in a folder of Hugging Face files: safetensors, or PyTorch `.bin` read without unpickling code.
 
-    Only the rows that a range touches are read. The encoder's names carry the family's prefix in files of a model with
-    a head ('roberta.') and none in files of the bare encoder; old files call norm weights gamma and beta.
+    Only the elements of a range are read, straight to where they are wanted. The encoder's names carry the family's
+    prefix in files of a model with a head ('roberta.') and none in files of the bare encoder; old files call norm
+    weights gamma and beta.
 
     Args:
         specs: the parameters of the model that wants them.
@@ -92,8 +103,8 @@ class PretrainedWeights:
             where the files hold all of it, in the same shapes, under the names of the family's own class for it.
 
     Raises:
-        UserError: no weight files, an encoder weight is missing, or a shape of the encoder's or of the
-            masked-language-modelling head's differs.
+        UserError: no weight files, an encoder weight is missing, or one of the encoder's or of the
+            masked-language-modelling head's has another shape or is not of floating-point numbers.
     """
 
     def __init__(
@@ -104,8 +115,8 @@ class PretrainedWeights:
         heads: Sequence[HeadSpec] = (_MLM_HEAD,),
     ) -> None:
         self._folder = folder
-        self._open: dict[str, Any] = {}
-        self._files = _weight_files(folder)
+        self._tensors: dict[str, Mapping[str, StoredTensor]] = {}
+        self._files = self._weight_files()
         self._keys: dict[str, str] = {}
         for name in specs:
             if name.startswith("encoder.") and not self._find(name, specs[name], encoder_names(name, prefix)):
@@ -129,7 +140,7 @@ class PretrainedWeights:
         if form is None:
             return
         keys = {name: self._key(head_names(parameter, form)) for name, parameter in wanted.items()}
-        if all(key is not None and self._shape(key) == specs[name].shape for name, key in keys.items()):
+        if all(key is not None and self._stored(key).shape == specs[name].shape for name, key in keys.items()):
             self._keys |= {name: key for name, key in keys.items() if key is not None}
 
     def _find(self, name: str, spec: ParameterSpec, names: Sequence[str]) -> bool:
@@ -137,9 +148,13 @@ class PretrainedWeights:
         key = self._key(names)
         if key is None:
             return False
-        shape = self._shape(key)
-        if shape != spec.shape:
-            raise UserError(f"{self._folder}: {key} has shape {list(shape)}, the model wants {list(spec.shape)}")
+        stored = self._stored(key)
+        if stored.shape != spec.shape:
+            raise UserError(f"{self._folder}: {key} has shape {list(stored.shape)}, the model wants {list(spec.shape)}")
+        if stored.dtype is None:
+            raise UserError(
+                f"{self._folder}: {key} is quantised, not of floating-point numbers; give unquantised files"
+            )
         self._keys[name] = key
         return True
 
@@ -149,52 +164,40 @@ class PretrainedWeights:
     def has(self, name: str) -> bool:
         return name in self._keys
 
-    def read(self, name: str, start: int, stop: int) -> Tensor:
+    def read_into(self, destination: Tensor, name: str, start: int) -> None:
         key = self._keys[name]
-        shape = self._shape(key)
-        width = 1
-        for size in shape[1:]:
-            width *= size
-        first_row, last_row = start // width, -(-stop // width)
-        rows = self._tensor(key)[first_row:last_row]
-        return rows.reshape(-1)[start - first_row * width : stop - first_row * width].to(torch.float32, copy=True)
+        try:
+            self._stored(key).read_into(destination, start)
+        except (OSError, EOFError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"{self._folder / self._files[key]} cannot be read ({why}); fetch it again") from None
 
-    def _tensor(self, key: str) -> Any:
-        """Something that can be sliced by rows without reading the others."""
+    def _stored(self, key: str) -> StoredTensor:
         file = self._files[key]
-        if file not in self._open:
-            self._open[file] = _open_file(self._folder / file)
-        opened = self._open[file]
-        return opened.get_slice(key) if file.endswith(".safetensors") else opened[key]
+        if key not in self._tensors_of(file):
+            raise UserError(f"{self._folder / file} does not hold {key}, though the index says so; fetch both again")
+        return self._tensors[file][key]
 
-    def _shape(self, key: str) -> tuple[int, ...]:
-        tensor = self._tensor(key)
-        return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
+    def _tensors_of(self, file: str) -> Mapping[str, StoredTensor]:
+        if file not in self._tensors:
+            self._tensors[file] = find_tensors(self._folder / file)
+        return self._tensors[file]
+
+    def _weight_files(self) -> dict[str, str]:
+        """Each stored tensor's name -> the file that holds it."""
+        for single in ("model.safetensors", "pytorch_model.bin"):
+            index = self._folder / f"{single}.index.json"
+            if index.is_file():
+                try:
+                    return dict(json.loads(index.read_bytes())["weight_map"])
+                except (ValueError, KeyError, TypeError):
+                    raise UserError(f"{index} is not an index of weight files; fetch it again") from None
+            if (self._folder / single).is_file():
+                return dict.fromkeys(self._tensors_of(single), single)
+        raise UserError(
+            f"{self._folder}: neither model.safetensors nor pytorch_model.bin (nor an index of parts) is there"
+        )
 
 
 def _old_name(name: str) -> str:
     return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-
-
-def _weight_files(folder: Path) -> dict[str, str]:
-    """Each stored tensor's name -> the file that holds it."""
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{single}.index.json"
-        if index.is_file():
-            try:
-                return dict(json.loads(index.read_bytes())["weight_map"])
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{index} is not an index of weight files; fetch it again") from None
-        if (folder / single).is_file():
-            return dict.fromkeys(_open_file(folder / single, device="meta").keys(), single)
-    raise UserError(f"{folder}: neither model.safetensors nor pytorch_model.bin (nor an index of parts) is there")
-
-
-def _open_file(path: Path, device: str = "cpu") -> Any:
-    """An open safetensors file, or the tensors of a PyTorch file, mapped where its format allows that."""
-    try:
-        if path.suffix == ".safetensors":
-            return safe_open(path, framework="pt")
-        return torch.load(path, map_location=device, weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # absent, torn, or a pickle of more than tensors: each library has its own kinds
-        raise UserError(f"{path} cannot be read ({reason(error)}); fetch it again, or give it as safetensors") from None

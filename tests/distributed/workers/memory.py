@@ -1,4 +1,5 @@
-"""Builds one engine for a model whose size is felt, and tells this process's memory at each stage, in MB.
+"""Builds one engine for a model whose size is felt, fills it from published files, and tells this process's memory at
+each stage, in MB.
 
 Peaks so far, but after 'destroyed', which is what is still there then.
 """
@@ -11,7 +12,7 @@ from small_run import ARCHITECTURE, make_plan, make_request, run_loop, run_worke
 from xlt_scale.engines.build import build_engine
 from xlt_scale.engines.world import World
 from xlt_scale.modeling.heads import HeadSpec
-from xlt_scale.modeling.weights import FreshWeights
+from xlt_scale.modeling.weights import FirstOf, FreshWeights, PretrainedWeights
 
 
 def peak() -> float:
@@ -44,7 +45,8 @@ def work(world: World, job: dict[str, Any]) -> dict[str, float]:
         deepspeed.initialize = measured
     engine = build_engine(request)
     stages.setdefault("constructed", peak())
-    engine.load_parameters(FreshWeights(request.parameters, 1))
+    published = PretrainedWeights(Path(job["published"]), request.parameters, plan.prefix)
+    engine.load_parameters(FirstOf([published, FreshWeights(request.parameters, 1)]))
     stages["loaded"] = peak()
     run_loop(engine, request, num_steps=1)
     engine.destroy()
