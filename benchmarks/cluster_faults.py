@@ -193,6 +193,8 @@ def write_study(place: Path, name: str, small: bool) -> Path:
     if small:
         table |= {"arms": table["arms"][:2], "targets": table["targets"][:1]}
         table["seeds"] = {"intermediate": [1], "target": [1]}
+        for part in (*table["pretraining"], table["intermediate"], *(target["phase"] for target in table["targets"])):
+            part["steps"] = 30
     table["run"]["data"] = {"cache": str(place / "cache")}
     file.write_text(tomli_w.dumps(table))
     return file

@@ -10,8 +10,9 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["DS_ACCELERATOR"] = "cpu"
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
+if not os.environ.get("XLT_SCALE_TEST_GPU"):  # tests/gpu/ on a machine that has one
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,8 +25,11 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated worlds and tokenised data of this test session."""
-    return tmp_path_factory.mktemp("cache")
+    """Generated worlds and tokenised data of this test session: what one of its processes (-n) has made serves all."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 SHARE_PROCESS_GROUPS = ("test_engines_agree", "test_trajectory", "test_formats")

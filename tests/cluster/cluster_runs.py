@@ -48,6 +48,8 @@ task = "micro-mlm"
 steps = {steps}
 batch_size = {batch_size}
 learning_rate = 2e-3
+schedule = "constant"
+warmup = 0.0
 """
 
 
@@ -90,7 +92,7 @@ def make_run(
     checkpoint_every: int = 0,
     cache: Path | None = None,
 ) -> ClusterRun:
-    """Write a run file into the folder `place`, which appears.
+    """Write a run file into the folder `place`, which appears. A shorter run is the beginning of a longer one.
 
     Args:
         slowness: micro-batches per step. With 1, two ranks on a core each take some 30 ms per step; more of them make a

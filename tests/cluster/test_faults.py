@@ -16,8 +16,13 @@ LOST_AFTER = 8.0
 """Seconds without a word after which these runs give a rank up."""
 
 STEPS, SLOWNESS = 60, 8
+"""Of the run that nothing disturbs; others may be its beginning."""
+
 # Small micro-batches make the steps slow, so that faults meet them under way.
 COMMON = (f"faults.lost_after={LOST_AFTER}", "engine.max_tokens_per_micro_batch=128")
+
+SLOW = 30
+"""Megabits per second at which steps wait for the network, so that a run is under way for longer."""
 
 RANK = "python[0-9.]* -u [^ ]*launch/train.py"
 """Processes of ranks, not of their launchers."""
@@ -52,7 +57,7 @@ class Job:
         """Wait until the newest start has said after which step it goes on."""
         said = f"batch job: start {self.restarts + 1} of job"
         pattern = re.compile(re.escape(said) + r".*phase pretrain: goes on after step (\d+)", re.DOTALL)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 180
         while (found := pattern.search(self.log)) is None:
             assert time.monotonic() < deadline, self.log[-6000:]
             time.sleep(0.2)
@@ -73,9 +78,8 @@ Start = Callable[..., Job]
 
 
 @pytest.fixture(scope="module")
-def start(cluster: TwoNodes, tmp_path_factory: pytest.TempPathFactory) -> Start:
+def start(cluster: TwoNodes, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Starts a run on two nodes by a script of slurm/."""
-    cache = tmp_path_factory.mktemp("cache")
 
     def start(
         script: str,
@@ -83,9 +87,10 @@ def start(cluster: TwoNodes, tmp_path_factory: pytest.TempPathFactory) -> Start:
         *settings: str,
         options: tuple[str, ...] = ("--nodes=2",),
         every: int = 0,
+        steps: int = STEPS,
     ) -> Job:
         place = tmp_path_factory.mktemp("job") / "place"
-        run = make_run(place, engine, steps=STEPS, slowness=SLOWNESS, checkpoint_every=every, cache=cache)
+        run = make_run(place, engine, steps=steps, slowness=SLOWNESS, checkpoint_every=every, cache=cache)
         further = [word for setting in (*COMMON, *settings) for word in ("--set", setting)]
         number = submit(cluster, script, run.file, *further, place=place, options=options)
         return Job(cluster, run, place, number)
@@ -117,38 +122,39 @@ def whole(cluster: TwoNodes) -> Iterator[TwoNodes]:
         cluster.resume(node)
 
 
-def test_a_signal_leads_to_a_checkpoint_a_requeue_and_the_same_run(
+def test_the_time_limit_of_slurm_leads_to_a_checkpoint_a_requeue_and_the_same_run(
     start: Start, cluster: TwoNodes, undisturbed: dict[int, float]
 ) -> None:
-    job = start("train_torchrun.sbatch", "fsdp2")
-    job.reaches(5)
-    cluster.control("scancel", "--signal=USR1", job.number)
-    job.is_requeued(seconds=30)
-    assert "SIGUSR1 came; phase pretrain is saved at step" in job.log
-    assert job.ends() == undisturbed
-
-
-def test_the_time_limit_of_slurm_leads_to_a_checkpoint_a_requeue_and_the_same_run(
-    start: Start, undisturbed: dict[int, float]
-) -> None:
-    options = ("--nodes=2", "--time=1", "--signal=USR1@30")
-    job = start("train_torchrun.sbatch", "fsdp2", "checkpoints.seconds_before_end=0", options=options)
-    job.is_requeued(seconds=90)
+    # SLURM sends it up to half a minute before: at some second from the 15th to the 45th.
+    options = ("--nodes=2", "--time=2", "--signal=USR1@75")
+    cluster.slow_link("node2", SLOW)
+    try:
+        job = start("train_torchrun.sbatch", "fsdp2", "checkpoints.seconds_before_end=0", options=options)
+        job.is_requeued(seconds=120)
+    finally:
+        cluster.slow_link("node2", 0)
     assert "SIGUSR1 came; phase pretrain is saved at step" in job.log
     assert job.ends(seconds=240) == undisturbed
 
 
-def test_a_killed_rank_and_a_cut_cable_end_the_job_everywhere_and_the_rest_runs_on_one_node(
+def test_a_signal_a_killed_rank_and_a_cut_cable_end_the_job_everywhere_and_the_rest_runs_on_one_node(
     start: Start, whole: TwoNodes, undisturbed: dict[int, float]
 ) -> None:
-    job = start("train_torchrun.sbatch", "fsdp2", options=("--nodes=1-2",), every=5)
-    job.reaches(7)
+    steps = 40
+    job = start("train_torchrun.sbatch", "fsdp2", options=("--nodes=1-2",), every=5, steps=steps)
+    job.reaches(2)
+    whole.control("scancel", "--signal=USR1", job.number)
+    job.is_requeued(seconds=30)
+    step = job.goes_on()
+    assert f"SIGUSR1 came; phase pretrain is saved at step {step}" in job.log
+
+    job.reaches(step + 6)
     whole.check("node2", f"pkill -KILL -f '{RANK}'")
     assert_everybody_ends(whole, within=LOST_AFTER)
     job.is_requeued(seconds=30)
     assert "lost: rank 1 on node2 (process" in job.log and "ended without a word" in job.log
-    step = job.goes_on()
-    assert step >= 5
+    assert job.goes_on() > step
+    step = job.run.last_step()
 
     job.reaches(step + 7)
     before = job.run.last_step()
@@ -159,15 +165,16 @@ def test_a_killed_rank_and_a_cut_cable_end_the_job_everywhere_and_the_rest_runs_
     # Lost twice, the node is left out, if SLURM has not called it down before; the other one goes on alone.
     assert job.goes_on() >= before - 5
     losses = job.ends()
-    assert [end["lost_node"] for end in job_history(job.place, job.number)] == ["node2", "node2"]
+    assert [end["lost_node"] for end in job_history(job.place, job.number)] == ["", "node2", "node2"]
     assert f"start {job.restarts + 1} of job {job.number}: 1 nodes (node1)" in job.log
-    assert losses == pytest.approx(undisturbed, rel=1e-5)
+    assert losses == pytest.approx(first(steps, undisturbed), rel=1e-5)
 
 
 def test_under_deepspeed_a_slurmd_that_dies_costs_the_steps_since_the_last_checkpoint_and_signals_come_through(
     start: Start, whole: TwoNodes, undisturbed: dict[int, float]
 ) -> None:
-    job = start("train_deepspeed.sbatch", "zero3", every=5)
+    steps = 40
+    job = start("train_deepspeed.sbatch", "zero3", every=5, steps=steps)
     job.reaches(12)
     whole.kill_slurmd("node2")
     assert_everybody_ends(whole, within=LOST_AFTER)
@@ -182,7 +189,11 @@ def test_under_deepspeed_a_slurmd_that_dies_costs_the_steps_since_the_last_check
     whole.control("scancel", "--signal=USR1", job.number)
     job.is_requeued(seconds=30)
     assert "SIGUSR1 came; phase pretrain is saved at step" in job.log, "the signal does not come through deepspeed"
-    assert job.ends() == pytest.approx(undisturbed, rel=1e-5)
+    assert job.ends() == pytest.approx(first(steps, undisturbed), rel=1e-5)
+
+
+def first(steps: int, losses: dict[int, float]) -> dict[int, float]:
+    return {step: loss for step, loss in losses.items() if step <= steps}
 
 
 def assert_everybody_ends(cluster: TwoNodes, within: float) -> None:

@@ -12,10 +12,15 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_study_on_two_nodes_ends_with_the_records_of_an_undisturbed_one(cluster: TwoNodes, tmp_path: Path) -> None:
+def test_a_study_on_two_nodes_ends_with_the_records_of_an_undisturbed_one(
+    cluster: TwoNodes, cache: Path, tmp_path: Path
+) -> None:
     # `cluster` is not used, but says why there is none; the campaign brings up its own.
+    place = tmp_path / "campaign"
+    place.mkdir()
+    (place / "cache").symlink_to(cache)
     command = [sys.executable, str(ROOT / "benchmarks" / "cluster_faults.py")]
-    options = ["--small", "--faults", "2", "--minutes", "8", "--keep", str(tmp_path / "campaign")]
+    options = ["--small", "--faults", "2", "--minutes", "8", "--keep", str(place)]
     # SLURM takes minutes to notice other kinds of faults.
     options += ["--kinds", "rank killed", "control process killed"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=400)

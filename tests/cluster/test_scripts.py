@@ -32,14 +32,16 @@ ROUTES = ("train_torchrun.sbatch", "deepspeed --hostfile", "train_deepspeed.sbat
 
 
 @pytest.fixture(scope="module")
-def losses(cluster: TwoNodes, tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[str, str], list[float]]:
+def losses(
+    cluster: TwoNodes, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[tuple[str, str], list[float]]:
     """Of the same run by every route with both engines, one rank per node; two at a time, SLURM's one by one."""
     folder = tmp_path_factory.mktemp("routes")
 
     def carry_out(way: tuple[str, str]) -> list[float]:
         route, engine = way
         place = folder / f"{route.split('.')[0].replace(' --', '-')}-{engine}"
-        run = make_run(place, engine, steps=200, cache=folder / "cache")
+        run = make_run(place, engine, steps=200, cache=cache)
         start_by_route(cluster, route, run, place, port=29500 + ENGINES.index(engine))
         assert run.is_done()
         return list(run.losses().values())
@@ -78,7 +80,8 @@ def script(place: Path, body: str, head: str = "") -> Path:
     path = place / "job.sbatch"
     path.write_text(
         f"#!/usr/bin/env bash\n#SBATCH --exclusive --requeue --open-mode=append\n{head}\nset -euo pipefail\n"
-        f'source "$XLT_SCALE_CHECKOUT/slurm/job.sh"\nXLT_SCALE_SECONDS_FOR_OTHERS=2\nbegin_job\n'
+        f'source "$XLT_SCALE_CHECKOUT/slurm/job.sh"\nXLT_SCALE_SECONDS_FOR_OTHERS=2\n'
+        f"export XLT_SCALE_SECONDS_AFTER_LOSS=1\nbegin_job\n"
         f'{body}\nrun_on_nodes launch "$@"\nend_job\n'
     )
     return path
@@ -141,9 +144,9 @@ def test_a_stopped_job_is_requeued_and_goes_on_with_its_log(cluster: TwoNodes, t
 
 
 @pytest.mark.timeout(400)
-def test_over_ssh_too_a_stopped_run_is_saved_requeued_and_ends(cluster: TwoNodes, tmp_path: Path) -> None:
+def test_over_ssh_too_a_stopped_run_is_saved_requeued_and_ends(cluster: TwoNodes, cache: Path, tmp_path: Path) -> None:
     """No signal travels through ssh: the script makes the stop file, and hands the ranks its name."""
-    run = make_run(tmp_path / "made", steps=60, slowness=4)
+    run = make_run(tmp_path / "made", steps=60, slowness=4, cache=cache)
     settings = {"XLT_SCALE_DEEPSPEED_ROUTE": "pdsh"}
     job = submit(cluster, "train_deepspeed.sbatch", run.file, place=tmp_path, settings=settings)
     wait_for_step(run, 3, log=lambda: job_log(tmp_path, job))

@@ -9,7 +9,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,11 @@ class Study:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield tmp_path_factory.mktemp("studies")
+def place(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """For studies; the session's cache lies in it."""
+    folder = tmp_path_factory.mktemp("studies")
+    (folder / "cache").symlink_to(cache)
+    return folder
 
 
 def write_study(cluster: TwoNodes, place: Path, name: str, change: Callable[[dict[str, Any]], None]) -> Study:

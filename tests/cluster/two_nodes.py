@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PACKAGES = ("slurm-wlm", "munge", "pdsh", "openssh-server", "iproute2", "numactl")
-PROGRAMS = ("slurmctld", "slurmd", "munged", "pdsh", "/usr/sbin/sshd", "ip", "unshare", "nsenter", "numactl")
+PROGRAMS = ("slurmctld", "slurmd", "munged", "pdsh", "/usr/sbin/sshd", "ip", "tc", "unshare", "nsenter", "numactl")
 NODES = ("node1", "node2")
 _START_SECONDS = 30.0
 
@@ -165,6 +165,12 @@ class TwoNodes:
             self.run(node, "pkill -KILL slurmstepd; pkill -KILL -f 'launch/train.py|slurm_script|torchrun|deepspeed'")
         self.run(node, "pkill -KILL -x slurmd")
         daemon.wait()
+
+    def slow_link(self, node: str, megabits: int) -> None:
+        """Let no more than so many megabits a second reach a node; 0: as many as can."""
+        words = ["tc", "qdisc", "replace" if megabits else "delete", "dev", self.link(node), "root"]
+        words += ["tbf", "rate", f"{megabits}mbit", "burst", "64kb", "latency", "400ms"] if megabits else []
+        _checked(subprocess.run(words, capture_output=True, text=True), " ".join(words))
 
     def cut_link(self, node: str) -> None:
         """Take a node's network down; its processes go on."""

@@ -12,7 +12,7 @@ from launch import REPOSITORY, launch
 ENGINES = ("zero3", "fsdp2")
 FAMILIES = ("xlm-roberta-xl", "modernbert", "t5", "mt5", "xlnet", "albert")
 SHORT, LONG = 8, 20
-FORMAT_STEPS = 36
+FORMAT_STEPS, FEWER_FORMAT_STEPS = 36, 24
 SMALL_BUDGET = 64
 
 Answers = dict[str, list[Any]]
@@ -32,7 +32,7 @@ class SmallRuns:
         for name in ENGINES:
             actions[name] = self._train(name, LONG)
             actions[f"{name} frozen"] = self._train(name, SHORT, phase={"freeze_embeddings": True})
-            actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
+            actions[f"{name} formats"] = self._train(name, FEWER_FORMAT_STEPS, formats=True)
         actions["zero3 unknown setting"] = {
             "do": "build_refused",
             "engine": self._deepspeed({"stage": 3, "colour": "red"}),
@@ -48,7 +48,7 @@ class SmallRuns:
         actions: dict[str, Any] = {}
         for name in ENGINES:
             actions[name] = self._train(name, 3)
-            actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
+            actions[f"{name} formats"] = self._train(name, FEWER_FORMAT_STEPS, formats=True)
         return self._run(3, actions)
 
     @cached_property

@@ -13,9 +13,10 @@ _USABLE = ("idle", "mix", "alloc", "comp", "resv", "plnd")
 _ASK_SECONDS = 30.0
 
 
-SECONDS_AFTER_LOSS = 20
-"""How long a job waits that has lost a node. SLURM calls the node down and takes the job's last processes away at any
-moment from then on, and kills a job for good that it starts anew in that very second ('Job credential revoked')."""
+SECONDS_AFTER_LOSS = "XLT_SCALE_SECONDS_AFTER_LOSS"
+"""In the environment: how many seconds a job waits that has lost a node, if not 20. SLURM calls the node down and
+takes the job's last processes away at any moment from then on, and kills a job for good that it starts anew in that
+very second ('Job credential revoked')."""
 
 
 def requeue(job: str, excluded: Sequence[str], environment: Mapping[str, str], after_loss: bool) -> list[str]:
@@ -38,7 +39,7 @@ def requeue(job: str, excluded: Sequence[str], environment: Mapping[str, str], a
     if after_loss:
         # Without it the job starts at once, as it does where this SLURM does not take it.
         with contextlib.suppress(UserError):
-            ask("update", f"jobid={job}", f"StartTime=now+{SECONDS_AFTER_LOSS}")
+            ask("update", f"jobid={job}", f"StartTime=now+{environment.get(SECONDS_AFTER_LOSS, 20)}")
     if not excluded:
         return lines
     try:
