@@ -5,6 +5,7 @@ import copy
 import gc
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -301,4 +302,15 @@ def _import_deepspeed(device: str) -> Any:
     if not deepspeed.comm.is_initialized():
         with contextlib.redirect_stdout(io.StringIO()):  # every rank prints that an op was built, built or not
             deepspeed.init_distributed(dist_backend="gloo" if device == "cpu" else "nccl", verbose=False)
+        _remove_names_of_shared_memory()
     return deepspeed
+
+
+def _remove_names_of_shared_memory() -> None:
+    """DeepSpeed's CPU collectives leave 69 MB a rank in /dev/shm; without a name they go with their last user.
+
+    Collective: a name is needed until all ranks have opened what it names.
+    """
+    dist.barrier()
+    place = "_".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "RANK"))
+    Path(f"/dev/shm/deepspeed_allreduce_buffer_{os.getuid()}_{place}").unlink(missing_ok=True)
