@@ -81,7 +81,7 @@ def _batch() -> MicroBatch:
 
 def _engine(options: dict[str, Any], optimizer: str = "adamw") -> Engine:
     plan = plan_for("xlm-roberta-xl", hidden_size=128, num_attention_heads=2, intermediate_size=256)
-    phase: dict[str, Any] = {"name": "small", "task": "pairs", "steps": 10, "learning_rate": 1e-3, "optimizer": optimizer}
+    phase: dict[str, Any] = {"name": "small", "task": "pairs", "steps": 10, "optimizer": optimizer}
     request = EngineRequest(
         world=join_world("cuda"),
         plan=plan,
