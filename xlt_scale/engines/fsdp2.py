@@ -96,6 +96,8 @@ class Fsdp2Engine(Engine):
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
         loss.backward()
+        if self._working_copy is not None:
+            self._working_copy.collect_gradients()
 
     def step(self, learning_rate: float) -> Tensor:
         for group in self._optimizer.param_groups:

@@ -29,11 +29,37 @@ class WorkingCopy:
         # What is in bf16 already, an encoder beside adapters, is its own master.
         self._weights = {name: weight for name, weight in weights.items() if weight.dtype != torch.bfloat16}
         self.masters: dict[str, nn.Parameter] = {}
+        self._vectors: list[tuple[nn.Parameter, nn.Parameter]] = []
         for name, weight in weights.items():
             self.masters[name] = nn.Parameter(weight.detach(), requires_grad=weight.requires_grad)
             weight.data = weight.detach().to(torch.bfloat16)
-            if weight.requires_grad:
+            if weight.requires_grad and weight.dim() > 1:
                 weight.register_post_accumulate_grad_hook(_hand_over(self.masters[name]))
+            elif weight.requires_grad:
+                self._vectors.append((weight, self.masters[name]))
+
+    @torch.no_grad()
+    def collect_gradients(self) -> None:
+        """Add what a backward pass has left to the masters' gradients; to be called after each.
+
+        Matrices are handed over as soon as they are there, so that their bf16 gradients never lie side by side; biases
+        and norms all at once, since each would cost a kernel's launch for a few bytes.
+        """
+        left = [(weight.grad, master) for weight, master in self._vectors if weight.grad is not None]
+        copies = [torch.empty_like(master) for _, master in left]
+        if copies:
+            torch._foreach_copy_(copies, [gradient for gradient, _ in left])
+        sums, summands = [], []
+        for copy, (_, master) in zip(copies, left, strict=True):
+            if master.grad is None:
+                master.grad = copy
+            else:
+                sums.append(master.grad)
+                summands.append(copy)
+        if sums:
+            torch._foreach_add_(sums, summands)
+        for weight, _ in self._vectors:
+            weight.grad = None
 
     @torch.no_grad()
     def refresh(self) -> None:
