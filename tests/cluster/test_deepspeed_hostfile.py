@@ -17,7 +17,8 @@ SAYS = """\
 import json, os, socket, sys
 known = {name: value for name, value in os.environ.items() if name.startswith(("GREETING", "OWN_", "DS_", "MASTER_"))}
 ranks = {name: int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-print("SAYS " + json.dumps({"host": socket.gethostname(), **ranks, **known, "words": sys.argv[2:]}), flush=True)
+said = json.dumps({"host": socket.gethostname(), **ranks, **known, "words": sys.argv[2:]})
+os.write(1, f"SAYS {said}\\n".encode())  # in one piece: print would let another rank's line come before the line's end
 sys.exit(int(os.environ.get("GREETING_CODE", "0")) if ranks["RANK"] == 1 else 0)
 """
 
