@@ -151,8 +151,10 @@ def swapped(
     request = _request(world, engine, architecture=architecture)
     built = make_engine(request)
     run_loop(built, request, 1)
+    world.barrier()
     files = [path for path in Path(swap).rglob("*") if path.is_file()]
     sizes = {str(path.relative_to(swap)): path.stat().st_size for path in files}
+    world.barrier()  # a rank that has looked may remove its files
     built.destroy()
     return save(world, engine, folder, architecture=architecture) | {"swap_files": sizes}
 
