@@ -64,10 +64,12 @@ class MicroBatch:
         """Tokens that count for throughput: none in a spare batch."""
         return self.num_tokens if self.weight else 0
 
+    def ready_for(self, device: torch.device) -> "MicroBatch":
+        """The same batch where `to(device)` need not wait. Pinning takes time: for the thread that prepares batches."""
+        return self.pinned() if device.type == "cuda" else self
+
     def pinned(self) -> "MicroBatch":
-        """The same batch in memory that a GPU copies from without the host waiting. Pinning takes time: it is for the
-        thread that prepares batches.
-        """
+        """The same batch in memory that a GPU copies from without the host waiting."""
         return self._with_tensors(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> "MicroBatch":

@@ -38,8 +38,7 @@ def predict(
     shares = evaluation_shares(costs, world.rank, world.size, token_budget, padded)
 
     def make(number: int) -> list[MicroBatch]:
-        batch = assemble(spec, data, shares[number])
-        return [batch.pinned() if world.device.type == "cuda" else batch]
+        return [assemble(spec, data, shares[number]).ready_for(world.device)]
 
     engine.train(False)
     outputs = _Outputs()

@@ -56,12 +56,7 @@ def recompute_activations(model: HeadedEncoder, kept: Literal["inputs", "product
     Raises:
         UserError: the encoder has no stack of layers.
     """
-    layers = encoder_layers(model)
-    if not layers:
-        raise UserError(
-            f"engine.activation_checkpointing is set, but {model.plan.config.model_type} has no stack of layers that "
-            "could be computed again one by one; set it to false"
-        )
+    layers = _layers_for(model, "engine.activation_checkpointing is set", "computed again")
     options: dict[str, Any] = {"use_reentrant": False}
     if kept == "products":
         options["context_fn"] = partial(create_selective_checkpoint_contexts, _products())
@@ -77,14 +72,18 @@ def compile_layers(model: HeadedEncoder) -> None:
     Raises:
         UserError: the encoder has no stack of layers.
     """
+    for layer in _layers_for(model, "engine.compile = true", "compiled"):
+        _replace_forward(layer, partial(torch.compile, dynamic=True))
+
+
+def _layers_for(model: HeadedEncoder, setting: str, what: str) -> nn.ModuleList:
     layers = encoder_layers(model)
     if not layers:
         raise UserError(
-            f"engine.compile = true, but {model.plan.config.model_type} has no stack of layers that could be compiled "
-            "one by one; set it to false"
+            f"{setting}, but {model.plan.config.model_type} has no stack of layers that could be {what} one by one; "
+            "set it to false"
         )
-    for layer in layers:
-        _replace_forward(layer, partial(torch.compile, dynamic=True))
+    return layers
 
 
 def _replace_forward(layer: nn.Module, change: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:

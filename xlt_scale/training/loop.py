@@ -219,11 +219,10 @@ def train(training: Training) -> Progress:
 def _micro_batches(training: Training, stream: Stream, step: int) -> list[MicroBatch]:
     world = training.engine.world
     split = stream.plan.split(step, world.rank, world.size, training.token_budget, training.padded)
-    batches = [
-        assemble(stream.spec, stream.data, numbers, stream.masking, epochs)
+    return [
+        assemble(stream.spec, stream.data, numbers, stream.masking, epochs).ready_for(world.device)
         for numbers, epochs in zip(split.micro_batches, split.epochs, strict=True)
     ]
-    return [batch.pinned() for batch in batches] if world.device.type == "cuda" else batches
 
 
 def _step(
