@@ -25,6 +25,17 @@ SHAPE = {
     "max_position_embeddings": 130,
     "pad_token_id": 1,
 }
+# Heads that are wider than the hidden size, one layer of two with a local window, scores under a cap where the class
+# has one, a scale of attention that is not that of the heads.
+GEMMA = SHAPE | {
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "query_pre_attn_scalar": 9,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 3.0,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "xlm-roberta": SHAPE | {"type_vocab_size": 1},
     "xlm-roberta-xl": SHAPE | {"type_vocab_size": 1},
@@ -33,17 +44,50 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "bert": SHAPE | {"type_vocab_size": 2},
     "xlnet": {"vocab_size": VOCABULARY, "d_model": 48, "n_layer": 2, "n_head": 4, "d_inner": 64},
     "t5": {"vocab_size": VOCABULARY, "d_model": 48, "num_layers": 2, "num_heads": 4, "d_ff": 64, "d_kv": 12},
+    "mt5": {"vocab_size": VOCABULARY, "d_model": 48, "num_layers": 2, "num_heads": 4, "d_ff": 64, "d_kv": 12},
+    "umt5": {"vocab_size": VOCABULARY, "d_model": 48, "num_layers": 2, "num_heads": 4, "d_ff": 64, "d_kv": 12},
+    "eurobert": SHAPE | {"num_key_value_heads": 2},
+    "rembert": SHAPE | {"input_embedding_size": 16, "output_embedding_size": 80},
+    "deberta-v2": SHAPE
+    | {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+    "t5gemma": {"encoder": dict(GEMMA), "decoder": dict(GEMMA), "vocab_size": VOCABULARY},
+    "qwen3": SHAPE | {"num_key_value_heads": 2, "head_dim": 16},
+    "gemma3_text": GEMMA,
 }
+ENCODERS_WITHOUT_PADDING = ("xlm-roberta", "xlm-roberta-xl", "modernbert", "bert", "eurobert", "t5gemma")
+DECODERS = ("qwen3", "gemma3_text")
+WITH_PADDING = ("t5", "mt5", "umt5", "rembert", "deberta-v2", "xlnet")
 
 MLM = HeadSpec("mlm", "masked_language_modeling")
 PAIRS = HeadSpec("pairs", "classification", num_labels=3)
 
 
-def plan_for(family: str, attention: str = "auto", **fields: Any) -> EncoderPlan:
+def plan_for(
+    family: str,
+    attention: str = "auto",
+    bidirectional: bool | None = None,
+    initializer_range: float = 0.02,
+    **fields: Any,
+) -> EncoderPlan:
     """With ten times the usual `initializer_range`, attention is far from uniform, and mistakes in it are visible."""
     architecture = {"model_type": family} | FAMILIES[family] | fields
+    for part in [architecture] if family != "t5gemma" else [architecture["encoder"], architecture["decoder"]]:
+        part["initializer_range"] = initializer_range
     options = ModelOptions(
-        architecture=architecture, tokenizer="micro", max_length=128, dropout=0.0, attention=attention
+        architecture=architecture,
+        tokenizer="micro",
+        max_length=128,
+        dropout=0.0,
+        attention=attention,  # type: ignore[arg-type]
+        bidirectional=bidirectional,
     )
     return plan_encoder(options)
 

@@ -1,10 +1,22 @@
 """Encoders on real tokens only give what they give on padded batches: hidden states, losses, gradients."""
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from small_models import MLM, PAIRS, WINDOW, build, classification_batch, masked_batch, plan_for
+from small_models import (
+    DECODERS,
+    ENCODERS_WITHOUT_PADDING,
+    MLM,
+    PAIRS,
+    WINDOW,
+    build,
+    classification_batch,
+    masked_batch,
+    plan_for,
+)
 from torch import Tensor
 
 from xlt_scale.data.micro_batch import MicroBatch
@@ -14,17 +26,18 @@ from xlt_scale.modeling.layer_bodies import recompute_activations
 
 LENGTHS = (4 * WINDOW + 9, 4 * WINDOW, 33, 33, 17, 5, 1)
 TOLERANCE = 1e-5
-UNPADDED_FAMILIES = ("xlm-roberta", "xlm-roberta-xl", "modernbert", "bert")
+CAUSAL = tuple(f"{family} causal" for family in DECODERS)
 BATCHES = {"mlm": masked_batch, "pairs": classification_batch}
 
 
-@pytest.fixture(params=UNPADDED_FAMILIES)
+@pytest.fixture(params=[*ENCODERS_WITHOUT_PADDING, *DECODERS, *CAUSAL])
 def models(request: pytest.FixtureRequest) -> tuple[HeadedEncoder, HeadedEncoder]:
     """The same weights, run unpadded and run padded."""
-    packed, padded = (
-        build(plan_for(request.param, attention, initializer_range=0.2), [MLM, PAIRS])
-        for attention in ("unpadded", "padded")
-    )
+    family, _, causal = request.param.partition(" ")
+    plans = [
+        plan_for(family, path, False if causal else None, initializer_range=0.2) for path in ("unpadded", "padded")
+    ]
+    packed, padded = (build(plan, [MLM, replace(PAIRS, pooling=plan.pooling)]) for plan in plans)
     assert packed.plan.unpadded and not padded.plan.unpadded
     return packed, padded
 
@@ -71,7 +84,8 @@ def test_losses_and_all_gradients_are_equal(
     assert gradients.keys() == expected_gradients.keys()
     differences = {name: _largest(gradients[name] - expected_gradients[name]) for name in gradients}
     assert max(differences.values()) < TOLERANCE, max(differences, key=lambda name: differences[name])
-    queries = [gradient for name, gradient in gradients.items() if "query.weight" in name or "Wqkv.weight" in name]
+    is_query = re.compile(r"(query|Wqkv|q_proj)\.weight$").search
+    queries = [gradient for name, gradient in gradients.items() if is_query(name)]
     assert len(queries) == packed.plan.num_layers
     assert all(_largest(gradient) > 1e-3 for gradient in queries)
 

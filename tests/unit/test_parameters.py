@@ -22,7 +22,9 @@ def test_the_counts_of_the_size_ladder_are_those_of_the_models(name: str) -> Non
     assert sum(spec.numel for spec in specs.values()) == SIZES[name].num_parameters
     embeddings = sum(spec.numel for spec in specs.values() if spec.is_embedding)
     norm_of_embeddings = sum(
-        spec.numel for key, spec in specs.items() if key.startswith("encoder.embeddings.LayerNorm")
+        spec.numel
+        for key, spec in specs.items()
+        if key.startswith(("encoder.embeddings.LayerNorm", "encoder.embeddings.norm"))
     )
     assert embeddings + norm_of_embeddings == SIZES[name].num_embedding_parameters
 

@@ -69,6 +69,7 @@ def test_the_same_phase_has_the_same_name(plan: EncoderPlan) -> None:
         {"freeze_embeddings": True},
         {"masking": 0.3},
         {"pooling": "mean"},
+        {"objective": "masked_next_token"},
         {"keep_heads": True},
         {"adapter": {"rank": 16}},
         {"mixture": ["a", "b"], "task": "", "mixing": "uniform"},
@@ -120,7 +121,7 @@ def test_every_option_of_a_phase_is_decided_one_way_or_the_other() -> None:
     decisive = {
         *("task", "mixture", "languages", "max_examples", "batch_size", "learning_rate", "schedule", "warmup"),
         *("mixing", "mixing_cap", "mixing_temperature", "joint", "task_languages", "language_exponent"),
-        *("keep_heads", "train_split", "max_length", "warmup_steps", "adapter"),
+        *("keep_heads", "train_split", "max_length", "warmup_steps", "adapter", "objective"),
         *(
             "optimizer",
             "weight_decay",

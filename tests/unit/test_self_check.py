@@ -15,7 +15,7 @@ from xlt_scale.modeling import attention
 from xlt_scale.modeling.attention import Sequences
 from xlt_scale.modeling.encoder import build_encoder, plan_encoder
 from xlt_scale.modeling.self_check import check_unpadded
-from xlt_scale.sizes import SIZES
+from xlt_scale.sizes import LADDERS, SIZES
 
 unpadded_attention = attention.unpadded_attention
 
@@ -38,11 +38,13 @@ def test_families_with_the_attention_interface_run_unpadded(family: str, first_p
     assert plan.why_padded == ""
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_every_size_of_the_ladder_runs_unpadded_with_512_tokens(name: str) -> None:
+@pytest.mark.parametrize("name", [*(next(iter(ladder.sizes)) for ladder in LADDERS.values()), "xlmr-xl"])
+def test_sizes_run_as_their_ladders_say_with_at_least_512_tokens(name: str) -> None:
     plan = plan_encoder(ModelOptions(size=name, tokenizer="micro", max_length=512))
-    assert plan.unpadded
-    assert plan.num_positions == 512
+    assert plan.unpadded == LADDERS[SIZES[name].family].unpadded
+    # The RoBERTa family's first position is 2; T5's have no limit.
+    slots = SIZES[name].num_position_slots
+    assert plan.num_positions == (512 if slots == 514 else slots or 1 << 20)
 
 
 def test_positions_that_are_wrong_by_one_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +59,7 @@ def test_positions_that_are_wrong_by_one_are_refused(monkeypatch: pytest.MonkeyP
     assert "hidden states differ" in plan.why_padded
 
 
-@pytest.mark.parametrize("error", [-1, 1])
+@pytest.mark.parametrize("error", [-2, 1])
 def test_a_window_that_is_off_by_one_is_refused(error: int, replace_attention: Any) -> None:
     def off_by_one(*arguments: Any, sliding_window: int | None = None, **named: Any) -> Any:
         window = None if sliding_window is None else sliding_window + error
@@ -86,13 +88,13 @@ def test_a_wrong_scale_is_refused(replace_attention: Any) -> None:
 def test_xlnet_runs_padded_for_it_has_no_such_interface() -> None:
     plan = plan_for("xlnet")
     assert not plan.unpadded
-    assert "does not support an attention implementation" in plan.why_padded
+    assert plan.why_padded == "its attention cannot be replaced"
 
 
-def test_t5_runs_padded_for_it_ignores_what_it_is_handed() -> None:
+def test_t5_runs_padded_for_its_attention_takes_a_bias_of_positions() -> None:
     plan = plan_for("t5")
     assert not plan.unpadded
-    assert "hidden states differ" in plan.why_padded
+    assert "position_bias" in plan.why_padded
 
 
 @pytest.mark.parametrize("family", ["xlnet", "t5"])
@@ -116,7 +118,7 @@ def test_padded_families_train(family: str) -> None:
 
 
 def test_asking_for_unpadded_where_it_is_impossible_is_an_error_with_the_reason() -> None:
-    with pytest.raises(UserError, match=r"t5 cannot run so \(hidden states differ .*\); use 'auto'"):
+    with pytest.raises(UserError, match=r"t5 cannot run so \(.*position_bias.*\); use 'auto'"):
         plan_for("t5", "unpadded")
 
 

@@ -6,7 +6,7 @@ from small_models import build, classification_batch, plan_for
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
-from xlt_scale.modeling.heads import HeadSpec, classification_tokens
+from xlt_scale.modeling.heads import HeadSpec
 
 LENGTHS = [9, 4, 7]
 LAST = HeadSpec("pairs", "classification", num_labels=3, pooling="last")
@@ -48,15 +48,9 @@ def test_token_types_change_what_it_says(model: HeadedEncoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "place", "token_types"),
-    [("xlnet", "last", True), ("bert", "first", True), ("xlm-roberta", "first", False), ("t5", "first", False)],
+    ("family", "pooling", "token_types"),
+    [("xlnet", "last", True), ("bert", "first", True), ("xlm-roberta", "first", False), ("t5", "mean", False)],
 )
-def test_a_family_says_itself_where_its_classification_token_stands(family: str, place: str, token_types: bool) -> None:
+def test_a_family_says_itself_what_stands_for_a_sequence(family: str, pooling: str, token_types: bool) -> None:
     plan = plan_for(family)
-    assert (plan.classification_token, plan.has_token_types) == (place, token_types)
-
-
-def test_the_last_token_of_each_sequence_is_found() -> None:
-    batch = classification_batch(LENGTHS)
-    assert classification_tokens(batch, "last").tolist() == [8, 12, 19]
-    assert classification_tokens(batch, "first").tolist() == [0, 9, 13]
+    assert (plan.pooling, plan.has_token_types) == (pooling, token_types)

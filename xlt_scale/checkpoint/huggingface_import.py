@@ -15,7 +15,7 @@ from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.encoder import EncoderPlan, plan_encoder
 from xlt_scale.modeling.heads import HeadSpec
-from xlt_scale.modeling.huggingface_names import kind_of_architecture, why_inexpressible
+from xlt_scale.modeling.huggingface_names import head_family, kind_of_architecture, why_inexpressible
 from xlt_scale.modeling.parameters import ParameterSpec, describe_parameters
 from xlt_scale.modeling.pretrained import content_of_weight_files
 from xlt_scale.modeling.weights import PretrainedWeights, WeightSource
@@ -43,7 +43,7 @@ def import_huggingface(source: Path, destination: Path, say: Callable[[str], Non
     plan = plan_encoder(ModelOptions(name=str(source), max_length=1, attention="padded"))
     heads, problem = _heads(plan)
     specs = describe_parameters(plan, heads)
-    weights = PretrainedWeights(source, specs, plan.prefix, heads)
+    weights = PretrainedWeights(source, specs, plan.prefix, heads, head_family(plan.config))
     if not all(weights.has(name) for name in specs):
         heads, problem = [], "the files do not hold all of it in the shapes that config.json says"
         specs = describe_parameters(plan, heads)

@@ -20,6 +20,7 @@ from xlt_scale.modeling.huggingface_names import (
     class_of_head,
     encoder_names,
     form_of_head,
+    head_family,
     head_names,
     why_inexpressible,
 )
@@ -57,7 +58,6 @@ def plan_export(
     """
     if head is not None and (problem := why_inexpressible(head, config)):
         raise UserError(f"--head {head.name} cannot be exported: {problem}; export the encoder with --head none")
-    prefix = encoder_class(config).base_model_prefix
     model = _empty_model(config, head)
     places = dict(model.named_parameters(remove_duplicate=False))
     names: dict[int, str] = {}
@@ -66,7 +66,7 @@ def plan_export(
         kind, _, parameter = key.partition("/")
         if kind != "param" or not parameter.startswith(("encoder.", f"heads.{head.name}." if head else "encoder.")):
             continue
-        known = [name for name in _names(parameter, head, prefix) if name in places]
+        known = [name for name in _names(parameter, head, config) if name in places]
         if not known:
             raise UserError(f"{reader.folder}: {type(model).__name__} has no place for {parameter}; try --head none")
         for name in known:
@@ -86,12 +86,13 @@ def plan_export(
     return ExportPlan(layout, {tensor.name: keys[tensor.name] for tensor in layout})
 
 
-def _names(parameter: str, head: HeadSpec | None, prefix: str) -> list[str]:
+def _names(parameter: str, head: HeadSpec | None, config: PretrainedConfig) -> list[str]:
+    in_model, bare, *_ = encoder_names(parameter, encoder_class(config).base_model_prefix)
     if head is None:
-        return encoder_names(parameter, prefix)[1:]
+        return [bare]
     if parameter.startswith("encoder."):
-        return encoder_names(parameter, prefix)[:1]
-    form = form_of_head(head.kind, prefix)
+        return [in_model]
+    form = form_of_head(head.kind, head_family(config))
     assert form is not None
     return head_names(parameter.removeprefix(f"heads.{head.name}."), form)
 

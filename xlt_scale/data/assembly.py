@@ -18,19 +18,30 @@ from xlt_scale.tasks.spec import TaskSpec
 
 @dataclass(frozen=True)
 class Masking:
-    """What masked language modelling needs to know of the tokenizer, and which randomness it uses."""
+    """What masked language modelling needs to know of the tokenizer, and which randomness it uses.
+
+    Attributes:
+        places_before: how many places before a masked token it is predicted: 0, or 1 as decoders have learned it
+            (BehnamGhader et al. 2024, LLM2Vec, section 2.2).
+    """
 
     share: float
     mask_id: int
     special: np.ndarray
     ordinary: np.ndarray
     key: int
+    places_before: int = 0
 
     @classmethod
-    def for_tokenizer(cls, tokenizer: Any, share: float, key: int) -> "Masking":
+    def for_tokenizer(
+        cls, tokenizer: Any, share: float, key: int, mask_token: str | None = None, places_before: int = 0
+    ) -> "Masking":
+        """With the tokenizer's own mask token when none is named."""
         special = np.zeros(len(tokenizer), dtype=bool)
         special[list(tokenizer.all_special_ids)] = True
-        return cls(share, tokenizer.mask_token_id, special, np.flatnonzero(~special), key)
+        mask_id = tokenizer.mask_token_id if mask_token is None else tokenizer.convert_tokens_to_ids(mask_token)
+        special[mask_id] = True
+        return cls(share, mask_id, special, np.flatnonzero(~special), key, places_before)
 
 
 def assemble(
@@ -58,7 +69,7 @@ def assemble(
     input_ids = data.input_ids[tokens].astype(np.int64)
     labels = label_positions = None
     if masking is not None:
-        input_ids, token_labels = mask_tokens(
+        masked, token_labels = mask_tokens(
             input_ids,
             np.repeat(chosen + len(data) * (epochs if weight else 0), lengths),
             positions,
@@ -68,8 +79,11 @@ def assemble(
             ordinary=masking.ordinary,
             mask_id=masking.mask_id,
         )
-        label_positions = np.flatnonzero(token_labels != IGNORED)
-        labels = token_labels[label_positions]
+        # What begins a sequence has no place before it.
+        is_predicted = (token_labels != IGNORED) & (positions >= masking.places_before)
+        input_ids = np.where(is_predicted, masked, input_ids)
+        places = np.flatnonzero(is_predicted)
+        label_positions, labels = places - masking.places_before, token_labels[places]
     elif data.token_labels is not None:
         token_labels = data.token_labels[tokens]
         label_positions = np.flatnonzero(token_labels != IGNORED)

@@ -20,6 +20,7 @@ from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.cluster_settings import fit_to_cluster
 from xlt_scale.engines.compiled_ops import build_compiled_ops
 from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings
+from xlt_scale.engines.exact_buffers import restore_buffers
 from xlt_scale.engines.four_bit_weights import filling_four_bit
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
 from xlt_scale.engines.optimizer import (
@@ -86,6 +87,7 @@ class Zero3Engine(Engine):
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=self._optimizer, config=settings, dist_init_required=False
         )
+        restore_buffers(model, request)
         # Frozen parameters have no fp32 master in DeepSpeed: their exact values are kept here, so that they do not come
         # back rounded to bf16. Borrowed ones never come back.
         self._frozen: dict[str, Tensor] = {}

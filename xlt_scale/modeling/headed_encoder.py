@@ -11,7 +11,15 @@ from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.modeling.adapters import add_adapters, plain_name
 from xlt_scale.modeling.attention import sequence_arguments
 from xlt_scale.modeling.encoder import EncoderPlan, build_encoder
-from xlt_scale.modeling.heads import HEADS, HeadSpec, MaskedLanguageModelingHead, mean_of_sequences, owners_of_tokens
+from xlt_scale.modeling.family import encoder_dimensions
+from xlt_scale.modeling.heads import (
+    HEADS,
+    HeadSpec,
+    MaskedLanguageModelingHead,
+    NextTokenHead,
+    mean_of_sequences,
+    owners_of_tokens,
+)
 
 
 class HeadedEncoder(nn.Module):
@@ -54,7 +62,7 @@ class HeadedEncoder(nn.Module):
         if not getattr(self.plan.config, "tie_word_embeddings", True):
             return
         for head in self.heads.values():
-            if isinstance(head, MaskedLanguageModelingHead):
+            if isinstance(head, MaskedLanguageModelingHead | NextTokenHead):
                 head.decoder.weight = self.encoder.get_input_embeddings().weight
 
     def forward(self, batch: MicroBatch, mode: str = "loss", layers: Sequence[int] = ()) -> Tensor:
@@ -131,14 +139,22 @@ def _first_token(batch: MicroBatch, head: str) -> MicroBatch:
 
 def _build_head(spec: HeadSpec, plan: EncoderPlan) -> nn.Module:
     if spec.kind == "masked_language_modeling":
-        epsilon = _first_set(plan, ("layer_norm_eps", "norm_eps"), 1e-5)
-        embedding_size = getattr(plan.config, "embedding_size", None)
-        return MaskedLanguageModelingHead(plan.hidden_size, plan.config.vocab_size, epsilon, embedding_size)
+        return _build_vocabulary_head(plan)
     dropout = _first_set(plan, ("classifier_dropout", "hidden_dropout_prob"), 0.0)
     return HEADS[spec.kind](spec, plan.hidden_size, dropout)
 
 
+def _build_vocabulary_head(plan: EncoderPlan) -> nn.Module:
+    """What predicts tokens: a decoder's own output matrix, else RoBERTa's head."""
+    if plan.is_decoder:
+        return NextTokenHead(plan.hidden_size, plan.vocab_size, _first_set(plan, ("final_logit_softcapping",), 0.0))
+    epsilon = _first_set(plan, ("layer_norm_eps", "norm_eps", "rms_norm_eps"), 1e-5)
+    # Where they are narrower than the encoder (ALBERT, ELECTRA) or wider (RemBERT).
+    width = getattr(plan.config, "output_embedding_size", None) or getattr(plan.config, "embedding_size", None)
+    return MaskedLanguageModelingHead(plan.hidden_size, plan.vocab_size, epsilon, width)
+
+
 def _first_set(plan: EncoderPlan, names: Sequence[str], default: float) -> float:
     """The first of these fields that the configuration sets; families call them by different names."""
-    values = [getattr(plan.config, name, None) for name in names]
+    values = [getattr(encoder_dimensions(plan.config), name, None) for name in names]
     return next((float(value) for value in values if value is not None), default)

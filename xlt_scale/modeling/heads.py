@@ -21,18 +21,14 @@ class HeadSpec:
     """What a head must know to be built: its name, format, and number of classes.
 
     Attributes:
-        pooling: what stands for a sequence: its 'first' or 'last' token, or the 'mean' of all.
+        pooling: what stands for a sequence: its 'first' or 'last' token, or the 'mean' of all (`EncoderPlan.pooling`
+            where a phase does not say).
     """
 
     name: str
     kind: TaskKind
     num_labels: int = 0
     pooling: str = "first"
-
-
-def classification_tokens(batch: MicroBatch, pooling: str) -> Tensor:
-    """Row number of the token of each sequence that stands for it, int32 [sequences]: the last, else the first."""
-    return batch.boundaries[1:] - 1 if pooling == "last" else batch.boundaries[:-1]
 
 
 def owners_of_tokens(batch: MicroBatch) -> Tensor:
@@ -50,6 +46,13 @@ def mean_of_sequences(hidden: Tensor, batch: MicroBatch) -> Tensor:
     sums = torch.zeros(len(batch.lengths), hidden.shape[-1], device=hidden.device)
     sums = sums.index_add(0, owners_of_tokens(batch), hidden.float())
     return (sums / batch.boundaries.diff()[:, None]).to(hidden.dtype)
+
+
+def pooled(hidden: Tensor, batch: MicroBatch, pooling: str) -> Tensor:
+    """What stands for each sequence: [T, hidden size] -> [sequences, hidden size]."""
+    if pooling == "mean":
+        return mean_of_sequences(hidden, batch)
+    return hidden[batch.boundaries[1:] - 1 if pooling == "last" else batch.boundaries[:-1]]
 
 
 class Head(nn.Module):
@@ -81,12 +84,8 @@ class ClassificationHead(Head):
 
     def forward(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """[T, hidden size] -> scores [examples, labels]."""
-        if self.pooling == "mean":
-            pooled = mean_of_sequences(hidden, batch)
-        else:
-            pooled = hidden[classification_tokens(batch, self.pooling)]
-        pooled = torch.tanh(self.dense(self.dropout(pooled)))
-        return self.out_proj(self.dropout(pooled))
+        states = torch.tanh(self.dense(self.dropout(pooled(hidden, batch, self.pooling))))
+        return self.out_proj(self.dropout(states))
 
 
 class RegressionHead(ClassificationHead):
@@ -102,7 +101,7 @@ class RegressionHead(ClassificationHead):
 
 
 class MultipleChoiceHead(Head):
-    """One sequence per choice, a score from its classification token, softmax over the choices of an example."""
+    """One sequence per choice, a score from what stands for it, softmax over the choices of an example."""
 
     def __init__(self, spec: HeadSpec, hidden_size: int, dropout: float) -> None:
         super().__init__()
@@ -112,8 +111,7 @@ class MultipleChoiceHead(Head):
 
     def forward(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """[T, hidden size] -> scores [examples, most choices], -inf behind an example's last choice."""
-        tokens = hidden[classification_tokens(batch, self.pooling)]
-        scores = self.score(self.dropout(tokens))[:, 0]
+        scores = self.score(self.dropout(pooled(hidden, batch, self.pooling)))[:, 0]
         sizes = batch.group_sizes or [len(batch.lengths)]
         if min(sizes) == max(sizes):
             return scores.view(-1, sizes[0])
@@ -154,8 +152,8 @@ class SpanHead(Head):
 
 
 class DualEncodingHead(Head):
-    """Queries and candidates as unit vectors: dense and tanh on one token, normalised, compared by dot product
-    times a learned scale that begins at 100 (XTREME-R's retrieval baselines, third_party/bert.py).
+    """Queries and candidates as unit vectors: dense and tanh on what stands for each, normalised, compared by dot
+    product times a learned scale that begins at 100 (XTREME-R's retrieval baselines, third_party/bert.py).
 
     Its loss is over all pairs of a global batch, so it is not computed here (training/contrast.py).
     """
@@ -173,8 +171,7 @@ class DualEncodingHead(Head):
 
         The scale goes along because outside of a head's forward pass a sharded parameter has no values.
         """
-        tokens = hidden[classification_tokens(batch, self.pooling)]
-        vectors = torch.tanh(self.dense(tokens))
+        vectors = torch.tanh(self.dense(pooled(hidden, batch, self.pooling)))
         vectors = normalize(vectors.float(), dim=-1)
         scale = (self.INITIAL_SCALE * self.logit_scale.float()).expand(len(vectors), 1)
         return torch.cat([vectors, scale], dim=-1)
@@ -219,6 +216,34 @@ class MaskedLanguageModelingHead(Head):
 
     def loss(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """The summed loss, computed without all scores at once (`vocabulary_loss`)."""
+        assert batch.labels is not None
+        return self(hidden, batch, batch.labels)
+
+
+class NextTokenHead(Head):
+    """A decoder's own output matrix, at the places where tokens are predicted: what it was pre-trained with goes on.
+
+    Args:
+        softcap: scores s become softcap * tanh(s / softcap) (Gemma Team 2024, Gemma 2, section 2); 0 = as they are.
+    """
+
+    def __init__(self, hidden_size: int, vocab_size: int, softcap: float = 0.0) -> None:
+        super().__init__()
+        self.softcap = softcap
+        self.decoder = VocabularyProjection(hidden_size, vocab_size, bias=False)
+
+    def forward(self, hidden: Tensor, batch: MicroBatch, labels: Tensor | None = None) -> Tensor:
+        """[T, hidden size] -> scores [targets, vocabulary]; with `labels` their summed loss."""
+        states = hidden[batch.label_positions]
+        if labels is not None and not self.softcap:
+            return self.decoder(states, labels)
+        scores = self.decoder(states)
+        if self.softcap:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        return scores if labels is None else cross_entropy(scores.float(), labels, reduction="sum")
+
+    def loss(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
+        """The summed loss, computed without all scores at once where they are not capped (`vocabulary_loss`)."""
         assert batch.labels is not None
         return self(hidden, batch, batch.labels)
 

@@ -6,6 +6,7 @@ Reading published files and writing ones that others read both go by these table
 from collections.abc import Mapping
 
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -14,6 +15,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from xlt_scale.modeling.direction import direction_of
 from xlt_scale.modeling.family import encoder_class
 from xlt_scale.modeling.heads import HeadSpec
 from xlt_scale.tasks.spec import TaskKind
@@ -29,8 +31,8 @@ _AUTOMATIC_CLASSES = {
     "tagging": AutoModelForTokenClassification,
 }
 
-# Families by the name that their encoder carries inside models with a head. BERT's pooling layer and classifier are
-# together the same function as RoBERTa's classification head.
+# Families as `head_family` calls them. BERT's pooling layer and classifier are together the same function as RoBERTa's
+# classification head.
 _FORMS: dict[str, dict[TaskKind, Form]] = {
     "roberta": {
         "classification": {"dense": "classifier.dense", "out_proj": "classifier.out_proj"},
@@ -52,32 +54,63 @@ _FORMS: dict[str, dict[TaskKind, Form]] = {
         "span": {"qa_outputs": "qa_outputs"},
         "tagging": {"classifier": "classifier"},
     },
+    "rembert": {
+        "classification": {"dense": "rembert.pooler.dense", "out_proj": "classifier"},
+        "masked_language_modeling": {
+            "dense": "cls.predictions.dense",
+            "layer_norm": "cls.predictions.LayerNorm",
+            "decoder": "cls.predictions.decoder",
+        },
+        "span": {"qa_outputs": "qa_outputs"},
+        "tagging": {"classifier": "classifier"},
+    },
+    "deberta": {"span": {"qa_outputs": "qa_outputs"}, "tagging": {"classifier": "classifier"}},
+    "eurobert": {"tagging": {"classifier": "classifier"}},
+    "mt5": {"tagging": {"classifier": "classifier"}},
+    "umt5": {"tagging": {"classifier": "classifier"}},
+    "decoder": {"masked_language_modeling": {"decoder": "lm_head"}, "tagging": {"classifier": "score"}},
 }
+
+# What else the files of published models call a head: good enough to go on from, and not the same function.
+_NEAR_FORMS: dict[TaskKind, list[Form]] = {
+    "masked_language_modeling": [{"dense": "head.dense", "layer_norm": "head.norm", "decoder": "decoder"}]
+}
+# Inside models that also see (Gemma 3), as published and as `transformers` writes them now.
+_TEXT_PARTS = ("language_model.", "model.language_model.")
 
 
 # A number is what a classifier of one class computes.
 _LIKE: dict[TaskKind, TaskKind] = {"regression": "classification"}
 
 
-def form_of_head(kind: TaskKind, prefix: str) -> Form | None:
-    """How a family expresses a kind of head; None where it does not, or not as ours.
-
-    Args:
-        prefix: the family's name for its encoder inside models with a head ('roberta').
+def head_family(config: PretrainedConfig) -> str:
+    """Families whose heads are alike by one name: that of the encoder inside models with a head ('roberta') where it
+    tells them apart, 'decoder' for all decoders.
     """
-    return _FORMS.get(prefix, {}).get(_LIKE.get(kind, kind))
+    if direction_of(config) != "encoder":
+        return "decoder"
+    prefix = encoder_class(config).base_model_prefix
+    return prefix if prefix in _FORMS else config.model_type
+
+
+def form_of_head(kind: TaskKind, family: str) -> Form | None:
+    """How a family (`head_family`) expresses a kind of head; None where it does not, or not as ours."""
+    return _FORMS.get(family, {}).get(_LIKE.get(kind, kind))
 
 
 def all_forms(kind: TaskKind) -> list[Form]:
     """How any family expresses a kind of head."""
     kind = _LIKE.get(kind, kind)
-    return [forms[kind] for forms in _FORMS.values() if kind in forms]
+    return [forms[kind] for forms in _FORMS.values() if kind in forms] + _NEAR_FORMS.get(kind, [])
 
 
 def encoder_names(name: str, prefix: str) -> list[str]:
-    """Names of a parameter of the encoder ('encoder....'): in a model with a head, and in a bare encoder."""
+    """Names of a parameter of the encoder ('encoder....'): in a model with a head, in a bare encoder, and in models
+    that also see.
+    """
     bare = name.removeprefix("encoder.")
-    return [f"{prefix}.{bare}", bare]
+    inside = [f"{part}{start}{bare}" for part in _TEXT_PARTS for start in ("", "model.")]
+    return [f"{prefix}.{bare}", bare, *inside]
 
 
 def head_names(parameter: str, form: Form) -> list[str]:
@@ -86,6 +119,8 @@ def head_names(parameter: str, form: Form) -> list[str]:
     Models for masked language modelling have their output bias twice: in the decoder and beside it.
     """
     module, _, leaf = parameter.rpartition(".")
+    if module not in form:
+        return []
     names = [f"{form[module]}.{leaf}"]
     if parameter == "decoder.bias":
         names.append(f"{form[module].removesuffix('.decoder')}.bias")
@@ -96,17 +131,19 @@ def class_of_head(kind: TaskKind, config: PretrainedConfig) -> type[PreTrainedMo
     """The family's Hugging Face class for a kind of head, where it has one."""
     if kind not in _AUTOMATIC_CLASSES:
         return None
-    return _AUTOMATIC_CLASSES[kind]._model_mapping.get(type(config), None)
+    predicts_next = kind == "masked_language_modeling" and direction_of(config) != "encoder"
+    automatic = AutoModelForCausalLM if predicts_next else _AUTOMATIC_CLASSES[kind]
+    return automatic._model_mapping.get(type(config), None)
 
 
 def why_inexpressible(head: HeadSpec, config: PretrainedConfig) -> str:
     """Why no Hugging Face class of this family computes what the head computes; '' when one does."""
-    prefix = encoder_class(config).base_model_prefix
-    if form_of_head(head.kind, prefix) is None or class_of_head(head.kind, config) is None:
+    family = head_family(config)
+    if form_of_head(head.kind, family) is None or class_of_head(head.kind, config) is None:
         return f"{config.model_type} has no Hugging Face class that computes a {head.kind} head as ours"
     if head.kind in ("classification", "regression") and head.pooling != "first":
         return f"it pools by {head.pooling}, Hugging Face's {config.model_type} takes the first token"
-    if head.kind == "masked_language_modeling" and prefix == "bert" and config.hidden_act != "gelu":
+    if head.kind == "masked_language_modeling" and family in ("bert", "rembert") and config.hidden_act != "gelu":
         return f"it uses gelu, Hugging Face's {config.model_type} head the configuration's {config.hidden_act}"
     return ""
 

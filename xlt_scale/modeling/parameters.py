@@ -1,20 +1,25 @@
 """What parameters are called, how large they are and how fresh ones are drawn: known before any is allocated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
 import accelerate
+import torch
 from torch import nn
+from transformers import PretrainedConfig
 from transformers.initialization import no_init_weights
 
 from xlt_scale.config import AdapterOptions
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.adapters import is_adapter
 from xlt_scale.modeling.encoder import EncoderPlan
+from xlt_scale.modeling.family import encoder_class, encoder_dimensions, shrunken
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
 from xlt_scale.modeling.heads import HeadSpec
+
+Fill = Literal["normal", "zeros", "ones"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class ParameterSpec:
     """
 
     shape: tuple[int, ...]
-    fill: Literal["normal", "zeros", "ones"]
+    fill: Fill
     deviation: float = 0.0
     zero_row: int | None = None
     is_embedding: bool = False
@@ -60,7 +65,8 @@ def describe_parameters(
     with accelerate.init_empty_weights(), no_init_weights():
         model = HeadedEncoder(plan, heads, adapter)
     model.tie()
-    deviation = getattr(plan.config, "initializer_range", 0.02)
+    deviation = getattr(encoder_dimensions(plan.config), "initializer_range", 0.02)
+    norms = _fills_of_norms(plan.config)
     owners: dict[int, nn.Module] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -68,11 +74,25 @@ def describe_parameters(
     specs: dict[str, ParameterSpec] = {}
     for name, parameter in model.named_parameters():
         leaf = name.rpartition(".")[2]
-        specs[name] = _spec(name, leaf, tuple(parameter.shape), owners[id(parameter)], deviation)
+        specs[name] = _spec(name, leaf, tuple(parameter.shape), owners[id(parameter)], deviation, norms)
     return specs
 
 
-def _spec(name: str, leaf: str, shape: tuple[int, ...], owner: nn.Module, deviation: float) -> ParameterSpec:
+def _fills_of_norms(config: PretrainedConfig) -> dict[str, Fill]:
+    """What the family's own normalisations begin with, by class: ones, or zeros where one is added later (Gemma)."""
+    with torch.random.fork_rng(devices=[]):
+        small = encoder_class(shrunken(config))._from_config(shrunken(config), dtype=torch.float32)
+    fills: dict[str, Fill] = {}
+    for module in small.modules():
+        weight = getattr(module, "weight", None)
+        if "norm" in type(module).__name__.lower() and isinstance(weight, nn.Parameter):
+            fills[type(module).__name__] = "ones" if bool(weight.detach().mean() > 0.5) else "zeros"
+    return fills
+
+
+def _spec(
+    name: str, leaf: str, shape: tuple[int, ...], owner: nn.Module, deviation: float, norms: Mapping[str, Fill]
+) -> ParameterSpec:
     if is_adapter(name):
         if name.endswith(".lora_B.weight"):
             return ParameterSpec(shape, "zeros")
@@ -80,7 +100,7 @@ def _spec(name: str, leaf: str, shape: tuple[int, ...], owner: nn.Module, deviat
     if isinstance(owner, nn.Embedding):
         return ParameterSpec(shape, "normal", deviation, owner.padding_idx, is_embedding=True)
     if "norm" in type(owner).__name__.lower():
-        return ParameterSpec(shape, "ones" if leaf == "weight" else "zeros")
+        return ParameterSpec(shape, norms.get(type(owner).__name__, "ones") if leaf == "weight" else "zeros")
     if leaf == "logit_scale":
         return ParameterSpec(shape, "ones")
     if leaf == "bias" or leaf.endswith("_bias"):

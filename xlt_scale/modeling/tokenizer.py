@@ -10,16 +10,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from xlt_scale.data.build_once import build_folder_once
 from xlt_scale.errors import UserError
 from xlt_scale.hub import hub_cache, not_to_be_had
+from xlt_scale.modeling.sequence_ends import close_sequences
 
 _SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _TRAINER_VERSION = 1
 
 
 def load_tokenizer(name: str, revision: str = "") -> Any:
-    """A fast tokenizer by hub name or folder.
+    """A fast tokenizer by hub name or folder, with a special token behind each text (`close_sequences`).
 
     Raises:
-        UserError: it cannot be found or read.
+        UserError: it cannot be found or read, or has no token to end a text with.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision or None)
@@ -32,6 +33,7 @@ def load_tokenizer(name: str, revision: str = "") -> Any:
             f"model.tokenizer = {name!r} has special tokens alone: its files are missing; put tokenizer.json there, or "
             "set model.tokenizer to a folder that has it"
         )
+    close_sequences(tokenizer)
     return tokenizer
 
 

@@ -38,11 +38,13 @@ class VocabularyProjection(nn.Linear):
         return chunked_cross_entropy(hidden, self.weight, self.bias, labels, CHUNK_ELEMENTS)
 
 
-def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, chunk_elements: int) -> Tensor:
+def chunked_cross_entropy(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_elements: int
+) -> Tensor:
     """`cross_entropy(linear(hidden, weight, bias).float(), labels, reduction="sum")`, up to the order of sums.
 
     Args:
-        hidden: [targets, width]; with `weight` [vocabulary, width] and `bias` [vocabulary] all of one precision.
+        hidden: [targets, width]; with `weight` [vocabulary, width] and `bias` [vocabulary], if any, of one precision.
         labels: int64 [targets].
         chunk_elements: scores that may exist at once; at least 128 words are taken.
 
@@ -54,7 +56,9 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor, labels: 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, chunk_elements: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk_elements: int
+    ) -> Tensor:
         normalizers = torch.full(labels.shape, float("-inf"), device=hidden.device)
         right = torch.zeros(labels.shape, device=hidden.device)
         for words in _slices(len(weight), len(hidden), chunk_elements):
@@ -73,7 +77,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         hidden_gradient = torch.zeros(hidden.shape, device=hidden.device) if for_hidden else None
         weight_gradient = torch.empty_like(weight) if for_weight else None
-        bias_gradient = torch.empty_like(bias) if for_bias else None
+        bias_gradient = torch.empty_like(bias) if bias is not None and for_bias else None
         for words in _slices(len(weight), len(hidden), ctx.chunk_elements):
             gradient = _scores(hidden, weight, bias, words).sub_(normalizers[:, None]).exp_()
             places, is_here = _places(labels, words)
@@ -95,8 +99,10 @@ def _slices(num_words: int, num_targets: int, chunk_elements: int) -> Iterator[s
         yield slice(start, min(start + width, num_words))
 
 
-def _scores(hidden: Tensor, weight: Tensor, bias: Tensor, words: slice) -> Tensor:
+def _scores(hidden: Tensor, weight: Tensor, bias: Tensor | None, words: slice) -> Tensor:
     """fp32 [targets, words of the slice], rounded to the precision of the product first, as all scores are."""
+    if bias is None:
+        return torch.mm(hidden, weight[words].t()).float()
     return torch.addmm(bias[words], hidden, weight[words].t()).float()
 
 

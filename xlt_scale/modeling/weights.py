@@ -99,6 +99,7 @@ class PretrainedWeights(WeightSource):
     Args:
         specs: the parameters of the model that wants them.
         prefix: the family's name for its encoder inside models with a head.
+        family: by which the names of heads are found (`head_family`); '' = the prefix.
         heads: which heads to look for. What there is of a masked-language-modelling head is taken; any other head only
             where the files hold all of it, in the same shapes, under the names of the family's own class for it.
 
@@ -113,6 +114,7 @@ class PretrainedWeights(WeightSource):
         specs: Mapping[str, ParameterSpec],
         prefix: str,
         heads: Sequence[HeadSpec] = (_MLM_HEAD,),
+        family: str = "",
     ) -> None:
         self._folder = folder
         self._tensors: dict[str, Mapping[str, StoredTensor]] = {}
@@ -125,9 +127,9 @@ class PretrainedWeights(WeightSource):
                     "the files are of another architecture, or not all were fetched"
                 )
         for head in heads:
-            self._find_head(head, specs, prefix)
+            self._find_head(head, specs, family or prefix)
 
-    def _find_head(self, head: HeadSpec, specs: Mapping[str, ParameterSpec], prefix: str) -> None:
+    def _find_head(self, head: HeadSpec, specs: Mapping[str, ParameterSpec], family: str) -> None:
         start = f"heads.{head.name}."
         wanted = {name: name.removeprefix(start) for name in specs if name.startswith(start)}
         if head.kind == "masked_language_modeling":
@@ -136,7 +138,7 @@ class PretrainedWeights(WeightSource):
                 names = [known for form in all_forms(head.kind) for known in head_names(parameter, form)]
                 self._find(name, specs[name], names)
             return
-        form = form_of_head(head.kind, prefix)
+        form = form_of_head(head.kind, family)
         if form is None:
             return
         keys = {name: self._key(head_names(parameter, form)) for name, parameter in wanted.items()}

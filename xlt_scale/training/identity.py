@@ -48,6 +48,7 @@ def phase_identity(
     max_length: int,
     quantised: Sequence[str] = (),
     float8: bool = False,
+    mask_token: str = "",
 ) -> dict[str, Any]:
     """Everything that decides the result of a phase, as JSON holds it.
 
@@ -60,8 +61,13 @@ def phase_identity(
         data: fingerprint of the training data of each task, and of the dev set when that chooses the result.
         quantised: what the engine quantises on its way between processes (`quantised_communication`).
         float8: whether the encoder's layers multiply in float8.
+        mask_token: what stands for a masked token where the tokenizer has none for it and the phase masks some.
     """
     decisive = phase.model_dump(mode="json", exclude=WITHOUT_INFLUENCE)
+    # What a head reads is in the identity as the head's own; phases from before there was a choice keep their names.
+    decisive["pooling"] = "first" if phase.pooling == "auto" else phase.pooling
+    if phase.objective == "masked_token":
+        decisive.pop("objective")
     if phase.keep == "last":
         for name in ("evaluate_every", "evaluation_examples"):
             decisive.pop(name)
@@ -85,6 +91,8 @@ def phase_identity(
         facts["quantised_communication"] = sorted(quantised)
     if float8:
         facts["float8"] = True
+    if mask_token:
+        facts["mask_token"] = mask_token
     return json.loads(json.dumps(facts))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from xlt_scale.checkpoint.manifest import MANIFEST
 from xlt_scale.config import PhaseOptions
-from xlt_scale.data.assembly import Masking
 from xlt_scale.data.counter_random import key_of
 from xlt_scale.data.plan import BatchPlan
 from xlt_scale.data.tokens import TokenizedData
@@ -25,6 +24,7 @@ from xlt_scale.tasks.spec import TaskSpec
 from xlt_scale.training.identity import hash_of, phase_identity
 from xlt_scale.training.lineage import PHASE_FILE, continuation
 from xlt_scale.training.loop import Stream
+from xlt_scale.training.masked_tokens import foreign_mask_token, masking_of
 from xlt_scale.training.mixing import stream_name, stream_weights
 from xlt_scale.training.setup import RunSetup, find_finished, origin_name, read_json, selection_task
 
@@ -182,6 +182,7 @@ def plan_phase(setup: RunSetup, phase: PhaseOptions) -> PhaseJob:
         max_length=setup.options.model.max_length,
         quantised=quantised_communication(setup.options.engine),
         float8=setup.options.engine.float8,
+        mask_token=foreign_mask_token(setup, phase),
     )
     resumed = setup.options.resume if setup.resumed_phase == phase.name else ""
     if setup.options.resume != "never":
@@ -213,7 +214,7 @@ def plan_streams(setup: RunSetup, phase: PhaseOptions, seed: int) -> dict[str, S
             data = preparer.training_data(spec, chosen, phase.max_examples, phase.train_split)
             masking = None
             if spec.kind == "masked_language_modeling":
-                masking = Masking.for_tokenizer(setup.preparer.tokenizer, phase.masking, key_of("masking", seed, name))
+                masking = masking_of(setup, phase, key_of("masking", seed, name))
             # Only the balance of the ranks depends on the lengths, never which examples form a batch.
             lengths = data.lengths if setup.plan.unpadded else data.padded_lengths
             plan = BatchPlan(lengths, phase.batch_size, key=(seed, name, data.fingerprint))

@@ -44,7 +44,7 @@ class ModelCost:
 
     num_non_embedding_parameters: int
     num_layers: int
-    hidden_size: int
+    attention_width: int
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def _row(
     interval.num_tokens_of_all = num_tokens
     seconds = time.perf_counter() - interval.started
     flops = training_flops(
-        cost.num_non_embedding_parameters, cost.num_layers, cost.hidden_size, num_tokens, squared_lengths
+        cost.num_non_embedding_parameters, cost.num_layers, cost.attention_width, num_tokens, squared_lengths
     )
     row = {
         "phase": training.phase.name,

@@ -129,7 +129,7 @@ def _train(job: PhaseJob, engine: Engine, metrics: MetricsWriter, keeper: PhaseK
             seed=key_of("training", job.seed),
             token_budget=setup.options.engine.max_tokens_per_micro_batch,
             padded=not setup.plan.unpadded,
-            cost=ModelCost(operations // 6, setup.plan.num_layers, setup.plan.hidden_size),
+            cost=ModelCost(operations // 6, setup.plan.num_layers, setup.plan.attention_width),
             logging=setup.options.logging,
             metrics=metrics,
             keeper=keeper,

@@ -28,6 +28,7 @@ from xlt_scale.tasks.loading import DataSource, available_languages, load_exampl
 from xlt_scale.tasks.spec import Split, TaskSpec
 from xlt_scale.training.environment import describe_environment, write_json
 from xlt_scale.training.lineage import PHASE_FILE, training_checkpoint
+from xlt_scale.training.masked_tokens import check_masking
 from xlt_scale.training.metrics import Announce, announcer
 from xlt_scale.training.run_lock import RunLock
 from xlt_scale.training.stop_vote import wants_to_stop
@@ -65,7 +66,7 @@ class RunSetup:
         heads: dict[str, HeadSpec] = {}
         for task in phase.tasks:
             spec = self.catalogue[task]
-            pooling = self.plan.classification_token if phase.pooling == "first" else phase.pooling
+            pooling = self.plan.pooling if phase.pooling == "auto" else phase.pooling
             wanted = HeadSpec(spec.head, spec.kind, spec.num_classes, pooling)
             if heads.setdefault(spec.head, wanted) != wanted:
                 raise UserError(f"phase {phase.name!r}: its tasks share the head {spec.head!r} but not the labels")
@@ -181,9 +182,11 @@ def read_inputs(options: RunOptions, catalogue: dict[str, TaskSpec]) -> RunInput
     catalogue = catalogue | {name: with_labels(catalogue[name], source) for name in names}
     plan = plan_encoder(options.model)
     tokenizer = load_tokenizer(*_tokenizer_name(options, catalogue, source))
-    if len(tokenizer) > plan.config.vocab_size:
+    # Gemma 3's smaller members share a tokenizer with those that see, which has a special token for images.
+    beyond = range(plan.vocab_size, len(tokenizer))
+    if not set(beyond) <= set(tokenizer.added_tokens_decoder):
         raise UserError(
-            f"the tokenizer has {len(tokenizer)} entries, the model {plan.config.vocab_size}; "
+            f"the tokenizer has {len(tokenizer)} entries, the model {plan.vocab_size}; "
             "set model.architecture.vocab_size or choose the model's own tokenizer"
         )
     preparer = DataPreparer(
@@ -261,10 +264,7 @@ def _check_phase(setup: RunSetup, phase: PhaseOptions) -> None:
             describe_parameters(setup.plan, [], phase.adapter)
         except UserError as error:
             raise UserError(f"phase {phase.name!r}: {error}") from None
-    for name in phase.tasks:
-        spec = setup.catalogue[name]
-        if spec.kind == "masked_language_modeling" and setup.preparer.tokenizer.mask_token_id is None:
-            raise UserError(f"phase {phase.name!r}: the tokenizer has no mask token, which task {name!r} needs")
+    check_masking(setup, phase)
     if phase.evaluate_every and selection_task(setup, phase) is None:
         tasks = ", ".join(phase.tasks)
         raise UserError(

@@ -69,6 +69,13 @@ PHASE: dict[str, Any] = {
 }
 
 
+GEMMA = ARCHITECTURE | {
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": 8,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
 # Encoders that differ where engines may stumble: other layer lists, parameters shared inside the encoder, parameters
 # that get no gradient, layers that share their parameters.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -81,6 +88,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
     | {"num_layers": 2},
     "mt5": {"model_type": "mt5", "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4}
     | {"num_layers": 2},
+    "umt5": {"model_type": "umt5", "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4}
+    | {"num_layers": 2},
+    "eurobert": ARCHITECTURE | {"model_type": "eurobert", "num_key_value_heads": 2},
+    "rembert": ARCHITECTURE | {"model_type": "rembert", "input_embedding_size": 16, "output_embedding_size": 40},
+    "deberta-v2": ARCHITECTURE
+    | {"model_type": "deberta-v2", "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
+    | {"share_att_key": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0},
+    "t5gemma": {"model_type": "t5gemma", "vocab_size": VOCABULARY}
+    | {part: {"model_type": "t5_gemma_module"} | GEMMA for part in ("encoder", "decoder")},
+    "qwen3": ARCHITECTURE
+    | {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": False},
+    "gemma3_text": GEMMA | {"model_type": "gemma3_text"},
     "xlnet": {"model_type": "xlnet", "vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48},
     "albert": ARCHITECTURE | {"model_type": "albert", "embedding_size": 16},
 }
