@@ -19,7 +19,7 @@ from xlt_scale.scaling.results import (
 SIZES = (
     SizeFacts("small", "xlm-r", False, 100_000_000, 50_000_000),
     SizeFacts("middle", "xlm-r", False, 1_000_000_000, 700_000_000),
-    SizeFacts("large", "xlm-r-xl", True, 10_000_000_000, 9_000_000_000),
+    SizeFacts("large", "xlm-r", True, 10_000_000_000, 9_000_000_000),
 )
 LANGUAGES = ("en", "de", "hi", "sw")
 TARGETS = (

@@ -12,8 +12,9 @@ from xlt_scale.study_config import StudyOptions
 
 MEASURED = {
     "mine": {
-        "family": "xlm-roberta",
+        "model_type": "xlm-roberta-xl",
         "is_pre_norm": True,
+        "is_bidirectional_decoder": False,
         "num_parameters": 123,
         "num_non_embedding_parameters": 45,
     }
@@ -31,7 +32,34 @@ def test_published_sizes_have_their_exact_parameter_counts(tmp_path: Path) -> No
 
 def test_all_sizes_of_xlm_r_are_one_family_whose_largest_normalise_first(tmp_path: Path) -> None:
     found = study_facts(study(tmp_path, sizes=[{"name": "xlmr-large"}, {"name": "xlmr-xl"}])).sizes
-    assert [(size.family, size.is_pre_norm) for size in found] == [("xlm-roberta", False), ("xlm-roberta", True)]
+    assert [(size.family, size.is_pre_norm) for size in found] == [("XLM-R", False), ("XLM-R", True)]
+
+
+def test_sizes_are_of_the_ladder_they_name_also_with_other_dimensions(tmp_path: Path) -> None:
+    model = {"size": "micro-small", "architecture": {"num_hidden_layers": 3}}
+    sizes = [{"name": "micro-tiny"}, {"name": "deeper", "model": model}]
+    measured = {"deeper": {**MEASURED["mine"], "model_type": "xlm-roberta"}}
+    for facts in (study_facts(study(tmp_path, sizes=sizes)), study_facts(study(tmp_path, sizes=sizes), measured)):
+        assert [size.family for size in facts.sizes] == ["micro", "micro"]
+
+
+def test_any_size_of_the_catalogue_can_be_a_size_of_a_study(tmp_path: Path) -> None:
+    wanted = [name for name, size in SIZES.items() if size.hub_name]
+    facts = study_facts(study(tmp_path, sizes=[{"name": name} for name in wanted]))
+    assert [size.family for size in facts.sizes] == [SIZES[name].family for name in wanted]
+    assert all(size.num_parameters == SIZES[size.name].num_parameters for size in facts.sizes)
+
+
+def test_decoders_are_read_in_both_directions_unless_the_study_says_otherwise(tmp_path: Path) -> None:
+    sizes = [
+        {"name": "qwen3-0.6b"},
+        {"name": "causal", "model": {"name": SIZES["qwen3-0.6b"].hub_name, "bidirectional": False}},
+        {"name": "xlmr-base"},
+    ]
+    facts = study_facts(study(tmp_path, sizes=sizes))
+    assert [size.is_bidirectional_decoder for size in facts.sizes] == [True, False, False]
+    measured = {"causal": {**MEASURED["mine"], "is_bidirectional_decoder": True}}
+    assert study_facts(study(tmp_path, sizes=sizes), measured).sizes[1].is_bidirectional_decoder
 
 
 def test_a_checkpoint_has_the_counts_that_its_records_measured(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The index: a cache of the records that may be lost, spoilt, or written by two at a time."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,20 @@ def test_a_segment_of_another_version_is_made_again(study: SmallStudy, monkeypat
     monkeypatch.setattr(record_index, "INDEX_VERSION", record_index.INDEX_VERSION + 1)
     assert RecordIndex(study.folder).num_records == len(study.folder.recorded())
     assert not set(before) & set(segments(study))
+
+
+@pytest.mark.parametrize("family", ["xlm-roberta", None])
+def test_records_of_earlier_programs_have_the_family_of_their_model_type(study: SmallStudy, family: str | None) -> None:
+    for path in study.folder.records.glob("*.json"):
+        record = json.loads(path.read_text())
+        del record["size"]["family"], record["size"]["is_bidirectional_decoder"]
+        record["size"] |= {"family": family} if family else {}
+        path.write_text(json.dumps(record))
+    index = RecordIndex(study.folder)
+    assert index.problems == []
+    table = index.table("phases", ["family", "is_bidirectional_decoder"])
+    assert table.num_rows == len(study.folder.recorded())
+    assert {tuple(row.values()) for row in table.to_pylist()} == {("XLM-R", False)}
 
 
 def test_two_that_index_the_same_records_do_no_harm(study: SmallStudy) -> None:

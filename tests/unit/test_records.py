@@ -55,6 +55,36 @@ def test_the_model_is_counted_without_its_heads(study: SmallStudy) -> None:
     assert record_of(study, target="pairs")["size"]["num_parameters"] == 413_056
 
 
+def test_a_record_says_the_ladder_of_the_size(study: SmallStudy) -> None:
+    size = record_of(study, target="pairs")["size"]
+    assert (size["family"], size["model_type"], size["is_bidirectional_decoder"]) == ("micro", "xlm-roberta", False)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "configuration", "family", "is_both_ways"),
+    [
+        ("qwen3", {"is_causal": False}, "Qwen3", True),
+        ("qwen3", {"is_causal": True}, "Qwen3", False),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "Gemma 3", True),
+        ("mt5", {}, "mT5", False),
+        ("of-somebody", {}, "of-somebody", False),
+    ],
+)
+def test_a_record_says_the_family_of_any_model_and_whether_a_decoder_is_read_in_both_directions(
+    study: SmallStudy, model_type: str, configuration: dict[str, Any], family: str, is_both_ways: bool
+) -> None:
+    phase = study.phase(role="pretraining")
+    study.finish([phase])
+    path = study.folder.phase(phase.name) / "phase.json"
+    facts = json.loads(path.read_text())
+    facts["training"]["model_type"] = model_type
+    facts["identity"]["model"] |= configuration
+    path.write_text(json.dumps(facts))
+    collect(study.folder, study.grid, [phase.name])
+    size = read_record(study.folder.record_file(phase.name))["size"]
+    assert (size["family"], size["is_bidirectional_decoder"]) == (family, is_both_ways)
+
+
 def test_times_on_processors_are_processor_hours(study: SmallStudy) -> None:
     training = record_of(study, target="pairs")["training"]
     assert (training["unit"], training["gpu_hours"]) == ("processor hours", pytest.approx(0.01))

@@ -40,7 +40,7 @@ def test_size_answers_the_question_in_its_first_sentence() -> None:
 def test_size_says_what_was_measured_above_ten_billion() -> None:
     sizes = (*SIZES[:2], SizeFacts("huge", "xlm-r", False, 12_000_000_000, 11_000_000_000))
     found = run(2.0, "size", sizes=sizes)
-    assert "At huge (12 billion parameters) gains are" in text(found)
+    assert "At huge (12 billion parameters, 11 billion without embeddings) gains are" in text(found)
 
 
 def test_size_says_that_ten_billion_is_extrapolated_when_it_is() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from xlt_scale.scaling.analysis.detectability import power_table, what_it_takes
 from xlt_scale.scaling.analysis.grouping import ALL, HEADLINE
+from xlt_scale.scaling.analysis.sensitivity import Slopes
 from xlt_scale.scaling.analysis.verdicts import TrendEvidence, trend, trend_sentences
 from xlt_scale.scaling.analysis.wording import interval, points, signed
 from xlt_scale.scaling.statistics.effects import Estimate
@@ -112,7 +113,8 @@ def test_no_spread_at_all_says_so_instead_of_a_number() -> None:
     ],
 )
 def test_notes_on_power_have_no_nan(slope: Estimate) -> None:
-    table = power_table({(ALL, HEADLINE): evidence(slope, slope)}, pd.DataFrame(columns=["group_kind"]), 0.05)
+    drawn = Slopes(pd.DataFrame(), {(ALL, HEADLINE): evidence(slope, slope)}, {}, {}, {})
+    table = power_table(drawn, pd.DataFrame(columns=["group_kind"]), 0.05)
     assert len(table) and "nan" not in " ".join(table["note"])
 
 

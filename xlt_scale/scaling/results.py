@@ -17,8 +17,9 @@ class SizeFacts:
     """A model size (or checkpoint) of the study.
 
     Attributes:
-        family: architecture family; sizes of one family and one place of the layer normalisation form a ladder.
+        family: architecture family ('XLM-R', 'Qwen3'); the model type where it is of no ladder.
         num_parameters: of the encoder, without pooler and heads.
+        is_bidirectional_decoder: whether it is a decoder that is read in both directions.
     """
 
     name: str
@@ -26,6 +27,7 @@ class SizeFacts:
     is_pre_norm: bool
     num_parameters: int
     num_non_embedding_parameters: int
+    is_bidirectional_decoder: bool = False
 
 
 @dataclass(frozen=True)
@@ -217,20 +219,23 @@ SLOPE_COLUMNS = {
     "group": "as in the table of groups",
     "variant": "primary; else the sensitivity check: non-embedding, without SIZE, post-norm only, pre-norm only, "
     "without collapsed runs, ...",
+    "family": "architecture family of the fitted sizes; '' = several, with one slope and an intercept for each",
     "scale": "points | log error",
     **ESTIMATE_COLUMNS,
     "gain": "slope b: change of the gain per tenfold parameters",
-    "intercept": "gain at the reference size",
+    "intercept": "gain at the reference size; nan of several families, each of which has one of its own",
     "p_falling": "one-sided p of b < 0 on points; of b > 0 on log error ratios (the advantage shrinks)",
     "lack_of_fit_p": "p of the straight line with four sizes or more; nan with fewer",
     "num_sizes": "sizes in the fit",
 }
-"""One row per arm, group, variant and scale: gain = a + b log10(N / N_reference)."""
+"""One row per arm, group, variant and scale: gain = a + b log10(N / N_reference); with several architecture families
+gain = a_family + b log10(N / N_reference), except in the variants of one family and of one intercept."""
 
 PREDICTION_COLUMNS = {
     "arm": "name of the arm",
     "group_kind": "as in the table of groups",
     "group": "as in the table of groups",
+    "family": "architecture family whose line it is",
     "num_parameters": "the size that is asked about",
     "gain": "value of the fitted line, points",
     "low": "95 % confidence interval of the line",

@@ -61,6 +61,9 @@ def analyse(results: StudyResults, *, num_draws: int = 2000, level: float = 0.05
         predictions=predictions,
         collapse=collapse,
         trends=trends,
+        lines=drawn.lines,
+        of_families=drawn.of_families,
+        parallel=drawn.parallel,
         needed=lambda arm, key: what_it_takes(trends.get((arm, key), TrendEvidence(None, None, 0)), level),
         in_general=in_general,
     )
@@ -82,7 +85,7 @@ def analyse(results: StudyResults, *, num_draws: int = 2000, level: float = 0.05
         predictions=predictions,
         collapse=collapse,
         costs=costs_table(chosen, groups),
-        power=power_table(trends, groups, level),
+        power=power_table(drawn, groups, level),
         extra=extra,
         methods=methods(gains, cells, groups, slopes, num_draws, level),
         notes=(*notes, *_notes(gains, groups, trends)),

@@ -1,4 +1,8 @@
-"""Weighted sums of gains at every size, their mean over sizes and their change with size."""
+"""Weighted sums of gains at every size, their mean over sizes and their change with size.
+
+Sizes of several architecture families have one slope with an intercept for each family (`FamilyFit`): what differs
+between families is no effect of size.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,10 +13,14 @@ from xlt_scale.scaling.analysis.gains import Place, StudyGains, blend
 from xlt_scale.scaling.analysis.grouping import Cell, CellId, GroupKey, nested_weights
 from xlt_scale.scaling.results import SizeFacts
 from xlt_scale.scaling.statistics.effects import Estimate, Scale, SizeSummary, combine_sizes
+from xlt_scale.scaling.statistics.family_fits import FamilyFit, fit_families
 from xlt_scale.scaling.statistics.fits import LineFit, fit_line
 
 Count = Literal["total", "non-embedding"]
 """Which parameters N counts."""
+
+Line = LineFit | FamilyFit
+"""One line, or lines of several families with one slope."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,14 @@ class SizedContrast:
     Attributes:
         by_size: estimate at each size, smallest first.
         mean: over these sizes, each counting alike; None where there is none.
-        slope: change per tenfold parameters; None with fewer than two sizes.
+        slope: change per tenfold parameters, within families; None where no family has two sizes.
+        num_families: architecture families of the sizes.
     """
 
     by_size: Mapping[str, Estimate]
     mean: Estimate | None
     slope: Estimate | None
+    num_families: int = 1
 
 
 def reference_size(gains: StudyGains) -> SizeFacts:
@@ -47,9 +57,31 @@ def decades(gains: StudyGains, count: Count = "total") -> dict[str, float]:
     return {size.name: math.log10(parameters(size, count) / reference) for size in gains.sizes}
 
 
-def line_through(summaries: Mapping[str, SizeSummary], places: Mapping[str, float]) -> LineFit | None:
-    """The fitted line; None with fewer than two sizes that differ in their number of parameters."""
-    return fit_line(summaries, places) if len({places[size] for size in summaries}) > 1 else None
+def family_by_size(gains: StudyGains) -> dict[str, str]:
+    """The architecture family of every size that has gains."""
+    return {size.name: size.family for size in gains.sizes}
+
+
+def family_names(gains: StudyGains) -> list[str]:
+    """Families of the sizes that have gains, in the study's order."""
+    having = {size.name for size in gains.sizes}
+    return list(dict.fromkeys(size.family for size in gains.results.facts.sizes if size.name in having))
+
+
+def line_through(
+    summaries: Mapping[str, SizeSummary], places: Mapping[str, float], ladders: Mapping[str, str]
+) -> Line | None:
+    """The fitted line; None where no ladder has two sizes that differ in their number of parameters.
+
+    Args:
+        ladders: by size what shares an intercept: its family, as a rule.
+    """
+    by_ladder: dict[str, set[float]] = {}
+    for size in summaries:
+        by_ladder.setdefault(ladders[size], set()).add(places[size])
+    if not any(len(own) > 1 for own in by_ladder.values()):
+        return None
+    return fit_line(summaries, places) if len(by_ladder) == 1 else fit_families(summaries, places, ladders)
 
 
 def sized_contrast(
@@ -63,11 +95,13 @@ def sized_contrast(
             found[size.name] = summary
     if not found:
         return SizedContrast({}, None, None)
-    line = line_through(found, decades(gains))
+    families = family_by_size(gains)
+    line = line_through(found, decades(gains), families)
     return SizedContrast(
         by_size={size: combine_sizes([(1.0, summary)]) for size, summary in found.items()},
         mean=combine_sizes([(1 / len(found), summary) for summary in found.values()]),
         slope=None if line is None else line.slope,
+        num_families=len({families[size] for size in found}),
     )
 
 

@@ -1,14 +1,15 @@
 """What a study can detect, and how many seeds would detect more, in sentences and as a table."""
 
 import math
-from collections.abc import Mapping
 
 import pandas as pd
 
-from xlt_scale.scaling.analysis.grouping import ALL, HEADLINE, GroupKey
+from xlt_scale.scaling.analysis.grouping import ALL, HEADLINE
+from xlt_scale.scaling.analysis.sensitivity import Slopes
 from xlt_scale.scaling.analysis.verdicts import EQUIVALENCE_MARGIN, TrendEvidence
 from xlt_scale.scaling.analysis.wording import count, signed
 from xlt_scale.scaling.statistics.effects import Estimate
+from xlt_scale.scaling.statistics.family_fits import Parallelism
 from xlt_scale.scaling.statistics.seed_planning import (
     MOST_SEEDS,
     POWER,
@@ -48,18 +49,23 @@ def what_it_takes(evidence: TrendEvidence, level: float) -> str:
     )
 
 
-def power_table(
-    trends: Mapping[tuple[str, GroupKey], TrendEvidence], groups: pd.DataFrame, level: float
-) -> pd.DataFrame:
+def power_table(drawn: Slopes, groups: pd.DataFrame, level: float) -> pd.DataFrame:
     """What this plan can detect, and what more would (`Analysis.power`).
 
     Args:
         groups: its rows of the headline say what gain each size can detect.
     """
     rows: list[tuple[str, str, float, str, str]] = []
-    for (arm, key), evidence in trends.items():
-        if evidence.points is not None and arm == ALL and key.kind in ("headline", "target group"):
-            rows += _slope_rows("overall" if key == HEADLINE else key.group, evidence.points, level)
+    for (arm, key), evidence in drawn.trends.items():
+        if arm == ALL and key.kind in ("headline", "target group"):
+            name = "overall" if key == HEADLINE else key.group
+            if evidence.points is not None:
+                rows += _slope_rows(name, evidence.points, level)
+            for family, own in drawn.of_families.get((arm, key), {}).items():
+                if key == HEADLINE and own.points is not None:
+                    rows += _slope_rows(f"{name}, {family} alone", own.points, level)[:1]
+            if key == HEADLINE and "points" in drawn.parallel.get((arm, key), {}):
+                rows += _difference_rows(name, drawn.parallel[arm, key]["points"], level)
     for row in groups[groups["group_kind"] == "headline"].itertuples():
         degrees, error = float(row.degrees_of_freedom), float(row.standard_error)
         found = detectable(error, degrees, level)
@@ -88,6 +94,20 @@ def _slope_rows(name: str, slope: Estimate, level: float) -> list[tuple[str, str
         wanted = f"{wanted} it takes more than {MOST_SEEDS}: items or sizes are the limit"
     rows.append(("intermediate seeds per size", name, math.nan if needed is None else needed, "seeds", wanted))
     return rows
+
+
+def _difference_rows(name: str, test: Parallelism, level: float) -> list[tuple[str, str, float, str, str]]:
+    note = f"two-sided level {level:g} of one pair of families, {100 * POWER:.0f} % power"
+    return [
+        (
+            "minimum detectable difference of slopes",
+            f"{name}, {first} and {second}",
+            minimum_detectable(difference, level, 2),
+            SLOPE_UNIT,
+            note,
+        )
+        for (first, second), difference in test.differences.items()
+    ]
 
 
 def _seeds(number: int) -> str:

@@ -1,6 +1,7 @@
 """How the numbers were made, in paragraphs with this study's own counts."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from xlt_scale.scaling.analysis.collapse import (
     SPREAD_LIMIT,
     SPREADS_BELOW,
 )
+from xlt_scale.scaling.analysis.contrasts import family_names
 from xlt_scale.scaling.analysis.exploratory import num_different_sizes
 from xlt_scale.scaling.analysis.gains import StudyGains
 from xlt_scale.scaling.analysis.multiplicity import num_tests
@@ -39,7 +41,7 @@ def methods(
 
 def _material(gains: StudyGains, cells: pd.DataFrame) -> str:
     facts, runs = gains.results.facts, gains.results.runs
-    sizes = [f"{size.name} ({billions(size.num_parameters)} parameters)" for size in gains.sizes]
+    sizes = _sizes(gains)
     planned = sum(len(pairs) for pairs in facts.seeds.values())
     items = items_per_cell(gains)
     said = "no outcomes item by item"
@@ -47,7 +49,7 @@ def _material(gains: StudyGains, cells: pd.DataFrame) -> str:
         numbers = f"{items[0]}" if items[0] == items[1] else f"{items[0]} to {items[1]}"
         said = f"{numbers} test items per task and language"
     return (
-        f"{count(len(gains.sizes), 'size')}: {listed(sizes)}. {count(len(gains.arms), 'arm')} beside the baseline "
+        f"{count(len(gains.sizes), 'size')}{sizes}. {count(len(gains.arms), 'arm')} beside the baseline "
         f"{facts.baseline!r}, {count(len(set(cells['target'])), 'target')} with "
         f"{count(len(set(cells['task'])), 'scored task')}, "
         f"{count(len(set(cells['language'])), 'language')}, {said}. {count(runs['record'].nunique(), 'record')}; "
@@ -56,6 +58,19 @@ def _material(gains: StudyGains, cells: pd.DataFrame) -> str:
         f"{count(len(gains.results.missing), 'planned run')} without a record. Parameters are counted without "
         "pooler and heads."
     )
+
+
+def _sizes(gains: StudyGains) -> str:
+    """Names with parameters, by family where there are several."""
+    families = family_names(gains)
+    parts = []
+    for family in families:
+        own = [size for size in gains.sizes if size.family == family]
+        names = listed([f"{size.name} ({billions(size.num_parameters)} parameters)" for size in own])
+        parts.append(f"{family}: {names}" if len(families) > 1 else names)
+    if len(families) < 2:
+        return f": {'; '.join(parts)}"
+    return f" in {len(families)} architecture families. {'; '.join(parts)}"
 
 
 def items_per_cell(gains: StudyGains) -> tuple[int, int] | None:
@@ -144,14 +159,40 @@ def _lines(gains: StudyGains, slopes: pd.DataFrame, level: float) -> str:
     richer = f"{sizes} allow no richer curve"
     if num_different_sizes(gains) >= MIN_SIZES_POWER_LAW:
         richer = f"with {sizes}, richer curves of the error are shown as exploratory, and no claim rests on them"
+    families = family_names(gains)
+    if len(families) > 1:
+        left = [f"without {size.name}" for size in gains.sizes]
+        checks = [*(name for name in checks if name not in left), "without each size in turn"]
     return (
-        "Lines: gain = a + b log10(N / N_reference), weighted least squares with 1 / variance, N all parameters of "
+        f"{_model(families)}, weighted least squares with 1 / variance, N all parameters of "
         f"the encoder; {richer}. Checks: {listed(checks)}. A line uses only cells that all its sizes have. "
         "'Diminishes' means that the one-sided upper bound of b in points is below 0 and the lower bound of the "
         f"slope of the log error ratio above 0, both at the one-sided level {level:g}; 'no change' that the "
         f"{100 * (1 - 2 * level):g} % interval of b lies within {EQUIVALENCE_MARGIN:g} point per tenfold parameters. "
         "Intervals of b hold measurement error of these sizes; that other sizes may lie off the line is in the "
-        "prediction intervals."
+        f"prediction intervals.{_parallel(families, level)}"
+    )
+
+
+def _model(families: Sequence[str]) -> str:
+    if len(families) < 2:
+        return "Lines: gain = a + b log10(N / N_reference)"
+    return (
+        "Lines: gain = a_family + b log10(N / N_reference), an intercept for each architecture family and one slope, "
+        "which rests on differences within families alone (analysis of covariance)"
+    )
+
+
+def _parallel(families: Sequence[str], level: float) -> str:
+    if len(families) < 2:
+        return ""
+    return (
+        " 'FAMILY alone' is the line that a study of that family would have. Whether slopes differ between families "
+        f"is tested two-sided at {level:g}: of two by the t test of their difference, of more by the Welch-James test "
+        "(Johansen 1980), which takes seeds' variances as they are at each size; pairs are adjusted by Holm. Where "
+        "slopes are shown to differ and families' verdicts differ, the verdict is that it differs by family. 'Families "
+        "pooled' has one intercept for all and takes differences between families for an effect of size: no claim "
+        "rests on it."
     )
 
 

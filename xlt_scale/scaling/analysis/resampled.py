@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
+from xlt_scale.scaling.analysis.contrasts import Line
 from xlt_scale.scaling.analysis.gains import Place, StudyGains, blend, one_arm
 from xlt_scale.scaling.analysis.grouping import ALL, HEADLINE, GroupKey, group_keys
 from xlt_scale.scaling.statistics.effects import Estimate, combine_sizes, quantile
-from xlt_scale.scaling.statistics.fits import LineFit
 from xlt_scale.scaling.statistics.resampling import Contrast, Draws, bootstrap, resample_families
 from xlt_scale.tasks.languages import describe
 
@@ -27,7 +27,7 @@ UNRELATED = ("isolate", "Creole")
 
 
 def resampled_table(
-    gains: StudyGains, lines: Mapping[tuple[str, GroupKey], LineFit], num_draws: int, seed: int = 0
+    gains: StudyGains, lines: Mapping[tuple[str, GroupKey], Line], num_draws: int, seed: int = 0
 ) -> pd.DataFrame:
     """Headline and target-group gains by size and arm, then the headline's slopes, with 95 % intervals of three kinds.
 

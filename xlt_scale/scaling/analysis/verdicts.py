@@ -23,16 +23,23 @@ class TrendEvidence:
     """Slopes of one group over sizes.
 
     Attributes:
-        points: change of the gain per tenfold parameters; None where fewer than two sizes have it.
+        points: change of the gain per tenfold parameters; None where fewer than two sizes have it, or no family has
+            two.
         log_error: the same of the log error ratio: positive = the advantage shrinks.
         num_sizes: sizes of the line.
-        at_smallest: the line in points at the smallest size: what there is to diminish.
+        at_smallest: the line in points at the smallest size: what there is to diminish; of several families the mean
+            of their lines, each at its smallest size.
+        num_families: architecture families that share the slope, each with an intercept of its own.
     """
 
     points: Estimate | None
     log_error: Estimate | None
     num_sizes: int
     at_smallest: float = math.nan
+    num_families: int = 1
+
+
+NO_EVIDENCE = TrendEvidence(None, None, 0)
 
 
 def trend(evidence: TrendEvidence, level: float) -> Trend:
@@ -71,6 +78,12 @@ def trend_sentences(name: str, evidence: TrendEvidence, level: float, needed: Ca
     found = trend(evidence, level)
     slope, log_slope = evidence.points, evidence.log_error
     if slope is None or log_slope is None:
+        if evidence.num_families > 1:
+            return (
+                f"{name}: whether the gain changes with size cannot be told, because no architecture family has two "
+                "sizes, and differences between families are not differences of size; it takes a second size of a "
+                "family with the same arms and targets.",
+            )
         return (
             f"{name}: whether the gain changes with size cannot be told, because fewer than two sizes have it; "
             "it takes a second size with the same arms and targets.",
@@ -83,7 +96,7 @@ def trend_sentences(name: str, evidence: TrendEvidence, level: float, needed: Ca
         f"{signed(log_slope.value, 3)} ({interval(log_low, log_high, 3)})"
     )
     basis = (
-        f"One-sided level {level:g}, {evidence.num_sizes} sizes, at least "
+        f"One-sided level {level:g}, {evidence.num_sizes} sizes{_in_families(evidence)}, at least "
         f"{slope.num_clusters} intermediate {'seed' if slope.num_clusters == 1 else 'seeds'} each."
     )
     why = _why_untestable(slope) or _why_untestable(log_slope)
@@ -115,6 +128,10 @@ def trend_sentences(name: str, evidence: TrendEvidence, level: float, needed: Ca
             basis,
         )
     return (f"{name}: it cannot be told whether the gain changes with size: {numbers}.", needed(), basis)
+
+
+def _in_families(evidence: TrendEvidence) -> str:
+    return f" in {evidence.num_families} families" if evidence.num_families > 1 else ""
 
 
 def _why_untestable(slope: Estimate) -> str:

@@ -11,7 +11,7 @@ from xlt_scale.scaling.grid.design import run_of_size
 from xlt_scale.scaling.records.study_tasks import (
     Catalogue,
     adapters_of,
-    family_of,
+    family_of_model,
     phase_of_tables,
     study_catalogue,
     trained_languages,
@@ -69,11 +69,18 @@ def _size(study: StudyOptions, size: SizeOptions, measured: Mapping[str, Any]) -
     model = run_of_size(study, size).model
     shape = size_of_model(model)
     if measured and not _is_published(model):
-        return _size_of_record(size.name, measured)
+        return _size_of_record(size.name, model, measured)
     if shape is None:
         return SizeFacts(size.name, "", False, 0, 0)
-    counts = (shape.num_parameters, shape.num_non_embedding_parameters)
-    return SizeFacts(size.name, family_of(shape.model_type), shape.is_pre_norm, *counts)
+    is_asked_for = shape.is_decoder and model.bidirectional is not False
+    return SizeFacts(
+        name=size.name,
+        family=shape.family if _is_published(model) else family_of_model(model, shape.model_type),
+        is_pre_norm=shape.is_pre_norm,
+        num_parameters=shape.num_parameters,
+        num_non_embedding_parameters=shape.num_non_embedding_parameters,
+        is_bidirectional_decoder=bool(measured.get("is_bidirectional_decoder", is_asked_for)),
+    )
 
 
 def _is_published(model: ModelOptions) -> bool:
@@ -83,13 +90,14 @@ def _is_published(model: ModelOptions) -> bool:
     return model.size in SIZES and not model.architecture
 
 
-def _size_of_record(name: str, measured: Mapping[str, Any]) -> SizeFacts:
+def _size_of_record(name: str, model: ModelOptions, measured: Mapping[str, Any]) -> SizeFacts:
     return SizeFacts(
         name=name,
-        family=measured["family"],
+        family=family_of_model(model, measured["model_type"]),
         is_pre_norm=measured["is_pre_norm"],
         num_parameters=measured["num_parameters"],
         num_non_embedding_parameters=measured["num_non_embedding_parameters"],
+        is_bidirectional_decoder=measured["is_bidirectional_decoder"],
     )
 
 

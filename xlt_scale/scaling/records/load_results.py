@@ -25,7 +25,14 @@ logger = logging.getLogger(__name__)
 Notify = Callable[[str], None]
 CURVE_COLUMNS = ["record", "size", "arm", "target", "phase", "step", "share", "loss", "dev"]
 MISSING_COLUMNS = ["size", "arm", "target", "intermediate_seed", "target_seed", "why"]
-_OF_SIZE = ("size", "family", "is_pre_norm", "num_parameters", "num_non_embedding_parameters")
+_OF_SIZE = (
+    "size",
+    "model_type",
+    "is_pre_norm",
+    "is_bidirectional_decoder",
+    "num_parameters",
+    "num_non_embedding_parameters",
+)
 _OF_RUN = ("rule", "first_loss", "last_loss", "gpu_hours", "tokens", "steps")
 _SOFTWARE = ("git_revision", "engine", "precision", "device")
 

@@ -33,7 +33,7 @@ from xlt_scale.scaling.records.records import read_records
 
 logger = logging.getLogger(__name__)
 
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 """Raise this when the tables change: segments of another version are made again."""
 
 TableName = Literal["phases", "scores", "curves"]

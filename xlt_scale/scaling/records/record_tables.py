@@ -11,6 +11,7 @@ import pyarrow as pa
 from xlt_scale.errors import UserError
 from xlt_scale.scaling.records.outcome_store import headline_arrays, read_outcome_file
 from xlt_scale.scaling.records.records import Record
+from xlt_scale.sizes import family_of
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 
@@ -26,6 +27,7 @@ PHASES = pa.schema(
         "family": _NAME,
         "model_type": _NAME,
         "is_pre_norm": pa.bool_(),
+        "is_bidirectional_decoder": pa.bool_(),
         "num_parameters": pa.int64(),
         "num_non_embedding_parameters": pa.int64(),
         "arm": _NAME,
@@ -151,6 +153,9 @@ def _phase_row(record: Record, stamp: tuple[int, int]) -> dict[str, Any]:
         "modified": stamp[0],
         "bytes": stamp[1],
         "size": size["name"],
+        # Records of earlier programs have the model type in its place, or nothing.
+        "family": family_of(size.get("family") or size["model_type"]),
+        "is_bidirectional_decoder": size.get("is_bidirectional_decoder", False),
         "arm": record["arm"]["name"],
         "arm_tasks": "+".join(record["arm"]["tasks"]),
         "target": record["target"]["name"],

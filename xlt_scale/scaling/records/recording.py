@@ -5,12 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlt_scale.config import PhaseOptions
-from xlt_scale.scaling.grid.design import PlannedPhase, StudyGrid
+from xlt_scale.config import ModelOptions, PhaseOptions
+from xlt_scale.scaling.grid.design import PlannedPhase, StudyGrid, run_of_size
 from xlt_scale.scaling.grid.folder import StudyFolder, read_facts
 from xlt_scale.scaling.records.records import SCHEMA_VERSION, Record
 from xlt_scale.scaling.records.same_data import same_data
-from xlt_scale.scaling.records.study_tasks import family_of, is_pre_norm, study_catalogue, trained_languages
+from xlt_scale.scaling.records.study_tasks import (
+    family_of_model,
+    is_bidirectional_decoder,
+    study_catalogue,
+    trained_languages,
+)
+from xlt_scale.sizes.structure import structure_of
 from xlt_scale.training.identity import WITHOUT_INFLUENCE
 
 _IN_HYPER_PARAMETERS = WITHOUT_INFLUENCE - {"steps", "epochs"}
@@ -64,6 +70,7 @@ class Recorder:
     def __init__(self, folder: StudyFolder, grid: StudyGrid) -> None:
         self._folder, self._grid = folder, grid
         self._catalogue = study_catalogue(grid.study)
+        self._models = {size.name: run_of_size(grid.study, size).model for size in grid.study.sizes}
         self._facts: dict[str, dict[str, Any]] = {}
 
     def problem(self, planned: PlannedPhase, facts: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
@@ -75,7 +82,8 @@ class Recorder:
         differences = _differences(planned.options, facts["training"]["options"])
         if differences:
             return f"phase.json is of other options ({', '.join(differences)}); move the folder away"
-        num_layers = facts.get("identity", {}).get("model", {}).get("num_hidden_layers", 0)
+        configuration = _configuration(facts)
+        num_layers = configuration.get("num_hidden_layers") or configuration.get("num_layers", 0)  # as T5 calls them
         return self._unscored(planned.options, scores, num_layers)
 
     def record(self, planned: PlannedPhase, facts: Mapping[str, Any], scores: Mapping[str, Any]) -> Record:
@@ -93,7 +101,7 @@ class Recorder:
             "phase": planned.name,
             "hash": facts["hash"],
             "role": planned.role,
-            "size": _size(planned.size, training),
+            "size": _size(planned.size, self._models[planned.size], training, _configuration(facts)),
             "arm": {
                 "name": planned.arm,
                 "tasks": arm_tasks,
@@ -205,15 +213,24 @@ def _is_as_asked(options: PhaseOptions, request: Mapping[str, Any], num_layers: 
     return all(request.get(name, value) == value for name, value in wanted.items())
 
 
-def _size(name: str, training: Mapping[str, Any]) -> dict[str, Any]:
+def _configuration(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of the encoder, as Hugging Face has it."""
+    found: Mapping[str, Any] = facts.get("identity", {}).get("model", {})
+    return found
+
+
+def _size(
+    name: str, model: ModelOptions, training: Mapping[str, Any], configuration: Mapping[str, Any]
+) -> dict[str, Any]:
     model_type = training["model_type"]
     return {
         "name": name,
-        "family": family_of(model_type),
+        "family": family_of_model(model, model_type),
         "model_type": model_type,
         "num_parameters": training["num_parameters"],
         "num_non_embedding_parameters": training["num_non_embedding_parameters"],
-        "is_pre_norm": is_pre_norm(model_type),
+        "is_pre_norm": structure_of(model_type, configuration).is_pre_norm,
+        "is_bidirectional_decoder": is_bidirectional_decoder(configuration),
     }
 
 

@@ -40,7 +40,7 @@ FIELDS: dict[str, tuple[type, ...]] = {
 """Fields of a record, all of them, with their JSON types; docs/records.md says what is in them."""
 
 _INNER = {
-    "size": ("name", "family", "model_type", "num_parameters", "num_non_embedding_parameters", "is_pre_norm"),
+    "size": ("name", "model_type", "num_parameters", "num_non_embedding_parameters", "is_pre_norm"),
     "arm": ("name", "tasks", "languages", "phases"),
     "target": ("name", "trained", "tasks", "languages"),
     "seeds": ("intermediate", "target", "trained_with"),

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from xlt_scale.config import PhaseOptions
+from xlt_scale.config import ModelOptions, PhaseOptions
+from xlt_scale.sizes import SIZES, family_of
 from xlt_scale.study_config import StudyOptions
 from xlt_scale.tasks.catalogue import find_task, load_catalogue
 from xlt_scale.tasks.spec import TaskSpec
@@ -16,16 +17,17 @@ def study_catalogue(study: StudyOptions) -> dict[str, TaskSpec]:
     return load_catalogue(study.run.get("tasks", {}))
 
 
-def family_of(model_type: str) -> str:
-    """The architecture family: XLM-R's XL and XXL are of one ladder with Base and Large, of which they differ in the
-    place of the layer normalisation.
+def family_of_model(model: ModelOptions, model_type: str) -> str:
+    """The architecture family of a study's model: that of the ladder's size that it names, also where the study changes
+    some of its dimensions, else that of its model type. So 'micro' sizes, which are of XLM-R's type, are no XLM-R.
     """
-    return "xlm-roberta" if model_type == "xlm-roberta-xl" else model_type
+    size = SIZES.get("" if model.name else model.size)
+    return size.family if size is not None and size.model_type == model_type else family_of(model_type)
 
 
-def is_pre_norm(model_type: str) -> bool:
-    """Whether the family normalises before each block."""
-    return model_type == "xlm-roberta-xl"
+def is_bidirectional_decoder(configuration: Mapping[str, Any]) -> bool:
+    """Whether a recorded Hugging Face configuration is of a decoder that is read in both directions."""
+    return configuration.get("is_causal") is False or configuration.get("use_bidirectional_attention") is True
 
 
 def phase_of_tables(*tables: Mapping[str, Any]) -> PhaseOptions:

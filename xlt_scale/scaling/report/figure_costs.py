@@ -17,9 +17,14 @@ from xlt_scale.scaling.report.style import (
     limits,
     panels,
     shorten,
+    text_width,
+    widest,
     zero_line,
 )
 from xlt_scale.scaling.report.subject import Subject
+
+MOST_LEVEL_NAMES = 6
+"""Names of more sizes stand upright below the axis."""
 
 
 def costs(subject: Subject) -> Drawing | None:
@@ -29,10 +34,15 @@ def costs(subject: Subject) -> Drawing | None:
     if table.empty:
         return None
     unit = str(table["unit"].iloc[0])
-    margins = Margins(top=0.12, bottom=0.45, between_columns=0.65)
+    is_upright = len(subject.sizes) > MOST_LEVEL_NAMES
+    names = [
+        shorten(subject.short_sizes[size], 16 if is_upright else 40 // len(subject.sizes)) for size in subject.sizes
+    ]
+    margins = Margins(top=0.12, bottom=widest(names, 7) + 0.3 if is_upright else 0.45, between_columns=0.65)
     figure, (left, right) = panels(2, 2, 2.2, margins)
     _against_hours(left, subject, table, unit)
     _per_hour(right, subject, table, unit)
+    right.set_xticks(range(len(names)), names, rotation=90 if is_upright else 0)
     labels = [subject.arm_label(arm) for arm in subject.arms]
     legend_above(figure, (arm_handles(subject.arms, subject.style, False), labels))
     headline = subject.analysis.groups[subject.analysis.groups["group_kind"] == "headline"]
@@ -84,15 +94,31 @@ def _against_hours(axes: Axes, subject: Subject, table: pd.DataFrame, unit: str)
         )
         marks.set_urls(_anchors(subject, rows))
     ends = table["high"].fillna(table["gain"])
+    taken: list[tuple[float, float, float]] = []
     for size in subject.sizes:
         of_size = ends[table["size"] == size]
         if len(of_size):
-            # Above all arms of the size, where nothing else is drawn.
+            # Above all arms of the size, where nothing else is drawn; not over the name of another size.
             place = (float(table["gpu_hours"][of_size.idxmax()]), float(of_size.max()))
+            if not _is_free(axes, place, subject.short_sizes[size], taken):
+                continue
             axes.annotate(
                 subject.short_sizes[size], place, xytext=(0, 3), textcoords="offset points", fontsize=6.5, color=GREY,
                 ha="center", va="bottom", zorder=5,
             )  # fmt: skip
+
+
+def _is_free(axes: Axes, place: tuple[float, float], text: str, taken: list[tuple[float, float, float]]) -> bool:
+    """Whether a name fits there; those that do are remembered as centre and half width in inches."""
+    box = axes.get_window_extent()
+    figure = axes.get_figure()
+    dots = figure.dpi if figure is not None else 100.0
+    x, y = (axes.transData.transform(place) - (box.x0, box.y0)) / dots
+    half = text_width(text, 6.5) / 2 + 0.02
+    if any(abs(x - other) < half + width and abs(y - level) < 0.12 for other, level, width in taken):
+        return False
+    taken.append((float(x), float(y), half))
+    return True
 
 
 def _per_hour(axes: Axes, subject: Subject, table: pd.DataFrame, unit: str) -> None:
@@ -118,9 +144,7 @@ def _per_hour(axes: Axes, subject: Subject, table: pd.DataFrame, unit: str) -> N
             x, rows["points_per_gpu_hour"], s=18, c=look.colour, marker=look.marker, linewidths=0, zorder=4
         )
         marks.set_urls(_anchors(subject, rows))
-    names = [shorten(subject.short_sizes[size], 40 // len(subject.sizes)) for size in subject.sizes]
-    axes.set_xticks(range(len(names)), names)
     axes.set_xlabel("size")
-    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_xlim(-0.6, len(subject.sizes) - 0.4)
     axes.set_ylabel(f"points per {_one(unit)}")
     axes.grid(axis="y", color=GRID, linewidth=0.5)

@@ -1,5 +1,6 @@
 """Learning curves: loss over the share of a phase's steps, rows are what is trained, columns sizes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ from xlt_scale.scaling.report.subject import Subject
 
 MOST_LINES = 400  # in all: beyond that, medians and bands
 MOST_ROWS = 6
+MOST_COLUMNS = 6
+FEWER_COLUMNS = 4  # where sizes fill several rows
+MOST_PANELS = 48
 BINS = 40
 INTERMEDIATE = "intermediate phases"
 
@@ -68,31 +72,39 @@ def learning_curves(subject: Subject, tables: CurveTables) -> Drawing | None:
         return None
     facts = subject.analysis.results.facts
     targets = ordered(curves["target"], ["", *(target.name for target in facts.targets)])
-    shown = targets[:MOST_ROWS]
     sizes = ordered(curves["size"], subject.sizes)
+    columns = len(sizes) if len(sizes) <= MOST_COLUMNS else FEWER_COLUMNS
+    num_rows = math.ceil(len(sizes) / columns)  # of each target
+    most = MOST_ROWS if num_rows == 1 else max(1, MOST_PANELS // (num_rows * columns))
+    shown = targets[:most]
     arms = ordered(curves["arm"], [arm.name for arm in facts.arms])
     style = {facts.baseline: Look(INK, "", "-"), **subject.style}
     style = {**looks(arms), **style}
     num_curves = len(curves[["record", "phase"]].drop_duplicates())
-    columns = len(sizes)
     margins = Margins(bottom=0.42, between_columns=0.18, between_rows=0.32)
     height = 1.3 if len(shown) < 3 else 0.95
-    figure, all_axes = panels(len(shown) * columns, columns, height, margins)
-    places = [(size, target) for target in shown for size in sizes]
+    figure, all_axes = panels(len(shown) * num_rows * columns, columns, height, margins)
+    row_of = [*sizes, *[""] * (num_rows * columns - len(sizes))]
+    places = [(size, target) for target in shown for size in row_of]
     has_lines = num_curves <= MOST_LINES
     for position, (axes, place) in enumerate(zip(all_axes, places, strict=True)):
         size, target = place
+        if not size:
+            axes.remove()
+            continue
         _panel(axes, subject, tables, place, style, has_lines)
         name = shorten(target or INTERMEDIATE, 24)
         axes.set_title(f"{name}, {shorten(size, 16)}" if columns > 1 else name)
         axes.set(xlim=(0, 1), ylim=_loss_limits(tables, target, has_lines))
-        _share_axis(axes, position % columns == 0, position >= len(all_axes) - columns)
+        _share_axis(
+            axes, position % columns == 0, position + columns >= len(places) or not places[position + columns][0]
+        )
     labels = [subject.arm_label(arm) for arm in arms]
     handles = arm_handles(arms, style)
     for handle in handles:
         handle.set_marker("")
     legend_above(figure, (handles, labels))
-    others = ", ".join(targets[MOST_ROWS:])
+    others = ", ".join(targets[most:])
     left_out = f" Not shown: {others}; they are in tables/curves.csv." if others else ""
     what = (
         "Each line is a run."

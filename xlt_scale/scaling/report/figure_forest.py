@@ -47,6 +47,11 @@ def forest(subject: Subject) -> Drawing | None:
         "Change of the gain per tenfold parameters, with 95 % intervals. Left: in points; left of zero the gain falls "
         "as models grow. Right: log of the ratio of errors with and without; right of zero the advantage shrinks. Only "
         "where both scales agree is it more than head-room. "
+        + (
+            "Slopes are those that architecture families share, each with its intercept. "
+            if subject.has_families
+            else ""
+        )
         + ("Lower panels: the headline's slope under each sensitivity check. " if variants else "")
         + f"Sizes in a fit: {span(primary['num_sizes'])}; intermediate seeds (the fewest of any size): "
         f"{span(primary['num_intermediate_seeds'])}, run pairs: {span(primary['num_pairs'])}. Intervals that reach the "
@@ -102,7 +107,7 @@ def _variant_rows(subject: Subject, slopes: pd.DataFrame) -> list[Row]:
     arms = ordered(headline["arm"], [ALL_ARMS, *subject.arms])
     if len(subject.arms) == 1:
         arms = [arm for arm in arms if arm != ALL_ARMS]
-    elif len(arms) > 4 and ALL_ARMS in arms:
+    elif (len(arms) > 4 or subject.has_families) and ALL_ARMS in arms:
         arms = [ALL_ARMS]
     rows: list[Row] = []
     for arm in arms[:4]:

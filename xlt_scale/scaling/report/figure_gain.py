@@ -61,16 +61,16 @@ def gain_by_family(subject: Subject) -> Drawing | None:
 def _drawn(subject: Subject, name: str, title: str, wanted: Sequence[Panel], columns: int, height: float) -> Drawing:
     margins = Margins(bottom=0.42, between_rows=0.62, between_columns=0.38)
     figure, all_axes = panels(len(wanted), columns, height, margins)
-    chosen = [_of_panel(subject.analysis.groups, panel) for panel in wanted]
+    chosen = [of_group(subject.analysis.groups, panel) for panel in wanted]
     ranges = [limits(rows["gain"].tolist(), [*rows["low"], *rows["high"]]) for rows in chosen]
-    is_shared = _share_one_scale(ranges)
+    is_shared = share_one_scale(ranges)
     if is_shared:
         ranges = [(min(low for low, _ in ranges), max(high for _, high in ranges))] * len(ranges)
     is_narrow = columns > 3
     for position, (axes, panel, rows, reach) in enumerate(zip(all_axes, wanted, chosen, ranges, strict=True)):
         axes.set_title(shorten("headline mean" if panel[0] == "headline" else panel[1], 24 if is_narrow else 32))
         axes.set_ylim(*reach)
-        _size_axis(axes, subject)
+        size_axis(axes, subject)
         if position % columns == 0:
             axes.set_ylabel("gain (points)")
         if position >= len(wanted) - columns:
@@ -89,24 +89,29 @@ def _rows(groups: pd.DataFrame, kind: str) -> pd.DataFrame:
     return rows[rows["task"] == "all"] if kind == "family" else rows
 
 
-def _of_panel(groups: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+def of_group(groups: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+    """Rows of the table of groups."""
     rows = _rows(groups, panel[0])
     return rows[rows["group"] == panel[1]]
 
 
-def _share_one_scale(ranges: Sequence[tuple[float, float]]) -> bool:
+def share_one_scale(ranges: Sequence[tuple[float, float]]) -> bool:
     """One scale for all panels unless that would flatten the smallest."""
     spans = [high - low for low, high in ranges]
     return max(spans) < 4 * min(spans)
 
 
-def _size_axis(axes: Axes, subject: Subject) -> None:
-    """A log axis whose ticks are the sizes; labels that would overlap are left out, ticks are not."""
+def size_axis(axes: Axes, subject: Subject, is_beyond: bool = True) -> None:
+    """A log axis whose ticks are the sizes; labels that would overlap are left out, ticks are not.
+
+    Args:
+        is_beyond: whether lines go on past the largest size.
+    """
     factor, _ = subject.unit
-    counts = [subject.parameters[size] for size in subject.sizes]
+    counts = sorted(subject.parameters[size] for size in subject.sizes)
     low, high = math.log10(min(counts)), math.log10(max(counts))
     beyond = subject.analysis.predictions["num_parameters"]
-    furthest = math.log10(beyond.max()) if len(beyond) and high > low else high
+    furthest = math.log10(beyond.max()) if is_beyond and len(beyond) and high > low else high
     right = min(furthest, high + 0.5)  # no further than half a decade: see the methods
     pad = max((0.09 if len(subject.arms) <= 5 else 0.12) * (right - low), 0.05)
     axes.set_xscale("log")

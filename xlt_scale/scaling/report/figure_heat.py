@@ -106,7 +106,8 @@ def _drawn(
     columns = 2 if len(titles) > 1 and len(tasks) <= 10 else 1
     across = (7.0 - names - 0.1 - (columns - 1) * 0.25) / columns
     # Cells of a short row are no wider than they need be: a single task must not become a banner.
-    square = min(across / len(tasks), 0.8)
+    least = 1.12 * widest([shorten(title, 40) for title in titles]) + 0.1 if columns > 1 else 0.0  # titles are bold
+    square = min(across / len(tasks), max(0.8, least / len(tasks)))
     is_slanted = widest(tasks, 7) > square - 0.04
     below = (widest(tasks, 7) if is_slanted else 0.1) + 0.12
     high = 0.2

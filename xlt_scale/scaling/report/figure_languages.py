@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from xlt_scale.scaling.report.drawing import Drawing
 from xlt_scale.scaling.report.numbers import seeds_by_size, signed
@@ -68,6 +69,7 @@ def languages(subject: Subject) -> Drawing | None:
     for position, (axes, size) in enumerate(zip(all_axes, subject.sizes, strict=True)):
         axes.set_title(shorten(subject.size_label(size), 40))
         axes.set(xlim=x_range, ylim=y_range)
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # longer numbers would run into one another
         axes.grid(color=GRID, linewidth=0.5)
         if position % columns == 0:
             axes.set_ylabel("gain (points)")

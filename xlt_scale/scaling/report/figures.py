@@ -8,6 +8,7 @@ import matplotlib
 from xlt_scale.scaling.report.drawing import Drawing
 from xlt_scale.scaling.report.figure_costs import costs
 from xlt_scale.scaling.report.figure_curves import CurveTables, learning_curves
+from xlt_scale.scaling.report.figure_families import gain_of_architectures, languages_of_architectures
 from xlt_scale.scaling.report.figure_forest import forest
 from xlt_scale.scaling.report.figure_gain import gain_by_family, gain_by_target
 from xlt_scale.scaling.report.figure_heat import heat_maps
@@ -31,10 +32,14 @@ def draw_figures(subject: Subject, curves: CurveTables) -> Figures:
     is_one_size = len(subject.sizes) < 2
     no_size = "one size shows no direction" if is_one_size else "there are no gains yet"
     no_family = "one size shows no direction" if is_one_size else "gains are of one language family, or none"
+    if subject.has_families:
+        no_family = "gains are of one language family, or panels by arm and family too many"
+    by_target = gain_of_architectures if subject.has_families else gain_by_target
+    by_language = languages_of_architectures if subject.has_families else gain_by_family
     no_slope = "a slope needs two sizes or more" if is_one_size else "the analysis has no slopes"
     plans: list[tuple[str, str, Callable[[], Drawing | None]]] = [
-        ("Gain against model size", no_size, lambda: None if is_one_size else gain_by_target(subject)),
-        ("Gain by language family", no_family, lambda: None if is_one_size else gain_by_family(subject)),
+        ("Gain against model size", no_size, lambda: None if is_one_size else by_target(subject)),
+        ("Gain by language family", no_family, lambda: None if is_one_size else by_language(subject)),
         ("Gain by intermediate task and target", "there are no gains yet", lambda: heat_maps(subject)),
         ("Slopes", no_slope, lambda: forest(subject)),
         ("Languages", "there are fewer than three cells", lambda: languages(subject)),

@@ -80,14 +80,20 @@ def parameter_count(value: float, factor: float) -> str:
     return f"{count:.2g}" if count < 1 else f"{count:.3g}"
 
 
+MOST_SIZES_NAMED = 6
+"""Of more sizes that all have the same seeds it is said once."""
+
+
 def seeds_by_size(rows: pd.DataFrame, sizes: Iterable[str]) -> str:
     """'xlmr-base 5 / 10, xlmr-xxl 3 / 6': intermediate seeds and run pairs behind rows of gains."""
-    parts = []
+    found = {}
     for size in sizes:
         of_size = rows[rows["size"] == size]
         if len(of_size):
-            parts.append(f"{size} {span(of_size['num_intermediate_seeds'])} / {span(of_size['num_pairs'])}")
-    return ", ".join(parts)
+            found[size] = f"{span(of_size['num_intermediate_seeds'])} / {span(of_size['num_pairs'])}"
+    if len(found) > MOST_SIZES_NAMED and len(set(found.values())) == 1:
+        return f"{next(iter(found.values()))} at each of {len(found)} sizes"
+    return ", ".join(f"{size} {text}" for size, text in found.items())
 
 
 def ordered(values: Iterable[str], order: Iterable[str]) -> list[str]:

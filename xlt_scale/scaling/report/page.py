@@ -50,6 +50,7 @@ def render(subject: Subject, parts: Parts) -> str:
         record_link=subject.evidence.record_link,
         num_records=len(subject.analysis.results.record_paths),
         num_cells=len(cells),
+        has_families=subject.has_families,
         sizes=subject.sizes_in_words() if subject.sizes else "",
     )
 

@@ -7,7 +7,16 @@ import numpy as np
 import pandas as pd
 
 from xlt_scale.scaling.report.evidence import GROUP_KINDS, group_name
-from xlt_scale.scaling.report.numbers import estimate, interval, ordered, p_value, plain, seeds_by_size, signed
+from xlt_scale.scaling.report.numbers import (
+    estimate,
+    interval,
+    ordered,
+    p_value,
+    parameter_count,
+    plain,
+    seeds_by_size,
+    signed,
+)
 from xlt_scale.scaling.report.subject import ALL_ARMS, Subject
 from xlt_scale.scaling.report.tables import Cell, Table, number, table_of_frame, whole
 
@@ -18,6 +27,8 @@ OTHER_KINDS = "Rows by language family, by seen or not and by training language 
 
 def key_table(subject: Subject) -> Table | None:
     """Gains by size side by side, and the slope: what the answer rests on."""
+    if subject.has_families:
+        return _key_of_families(subject)
     groups = subject.analysis.groups
     kinds = KINDS[:2] if len(subject.arms) <= FEW_ARMS else KINDS[:1]
     chosen = groups[groups["group_kind"].isin(kinds)]
@@ -52,6 +63,39 @@ def key_table(subject: Subject) -> Table | None:
     names = ("arm", "targets") if len(kinds) > 1 else ("arm",)
     columns = (*names, *(subject.size_label(size) for size in subject.sizes), *ends)
     return Table("key", "Gains in short", caption, columns, tuple(rows))
+
+
+def _key_of_families(subject: Subject) -> Table | None:
+    """The headline of each arm by family and size, then each family's slope and the one that all share."""
+    groups, slopes = subject.analysis.groups, subject.analysis.slopes
+    headline = groups[groups["group_kind"] == "headline"]
+    if headline.empty:
+        return None
+    places = _places(groups, ["arm", "group_kind", "size"])
+    slope_places = _places(slopes, ["arm", "group_kind", "variant", "scale"])
+    factor, unit = subject.unit
+    sizes = {size.name: size for size in subject.analysis.results.facts.sizes}
+    rows: list[tuple[Cell, ...]] = []
+    for size in subject.sizes:
+        counts = (sizes[size].num_parameters, sizes[size].num_non_embedding_parameters) if size in sizes else ()
+        said = [number(parameter_count(count, factor)) for count in counts] or [number(""), number("")]
+        gains = [_gain(subject, places.get((arm, "headline", size))) for arm in subject.arms]
+        rows.append((Cell(subject.families[size]), Cell(size), *said, *gains))
+    for name, variant in (*((name, f"{name} alone") for name in subject.family_names), ("all, one slope", "primary")):
+        for scale, label in (("points", "per tenfold, points"), ("log error", "per tenfold, log error")):
+            found = [slope_places.get((arm, "headline", variant, scale)) for arm in subject.arms]
+            if any(place is not None for place in found):
+                changes = [_slope(subject, place) for place in found]
+                rows.append((Cell(name), Cell(label), number(""), number(""), *changes))
+    caption = (
+        "Headline mean of the gain over the baseline in points, with its 95 % interval; then the change per tenfold "
+        "parameters, of each family alone and of all with one slope and an intercept for each: in points, and as log "
+        f"error ratio (above zero the advantage shrinks). Intermediate seeds / run pairs: "
+        f"{seeds_by_size(headline, subject.sizes)}."
+    )
+    columns = ("family", "size", f"{unit or 'parameters'}, all", "without embeddings")
+    arms = tuple(subject.arm_labels.get(arm, arm) for arm in subject.arms)
+    return Table("key", "Gains in short", caption, (*columns, *arms), tuple(rows))
 
 
 def _places(rows: pd.DataFrame, keys: list[str], whole_table: pd.DataFrame | None = None) -> dict[tuple[str, ...], int]:
@@ -90,8 +134,11 @@ def group_tables(subject: Subject) -> list[Table]:
         for place in np.flatnonzero(of_size & groups["group_kind"].isin(KINDS).to_numpy()):
             rows.append(_group_row(subject, int(place)))
             anchors.append(f"group-{place}")
-        raw = groups[of_size].assign(anchor=[f"group-{place}" for place in np.flatnonzero(of_size)])
-        title = f"Gains of {subject.size_label(size)}"
+        raw = groups[of_size].assign(
+            family=subject.families[size], anchor=[f"group-{place}" for place in np.flatnonzero(of_size)]
+        )
+        family = f" ({subject.families[size]})" if subject.has_families else ""
+        title = f"Gains of {subject.size_label(size)}{family}"
         caption = f"p is of one row alone; Holm's counts the tasks of an arm. {OTHER_KINDS}"
         name = f"groups-{_file_name(size)}"
         tables.append(Table(name, title, caption, columns, tuple(rows), tuple(anchors), raw, False))
@@ -123,9 +170,10 @@ def slope_table(subject: Subject) -> Table | None:
     slopes = subject.analysis.slopes
     if slopes.empty:
         return None
+    of_families = ("family",) if subject.has_families else ()
     columns = (
-        "arm", "group", "fit", "scale", "slope", "95 % interval", "p (falling)", "p (lack of fit)", "sizes", "seeds",
-        "pairs",
+        "arm", "group", "fit", *of_families, "scale", "slope", "95 % interval", "p (falling)", "p (lack of fit)",
+        "sizes", "seeds", "pairs",
     )  # fmt: skip
     rows, anchors = [], []
     shown = (slopes["group_kind"].isin(KINDS)).to_numpy()
@@ -137,6 +185,7 @@ def slope_table(subject: Subject) -> Table | None:
                 Cell(subject.arm_labels.get(row["arm"], row["arm"])),
                 Cell(group_name(row)),
                 Cell(str(row["variant"])),
+                *(Cell(str(row["family"]) or "several") for _ in of_families),
                 Cell(str(row["scale"])),
                 number(signed(row["gain"], digits), subject.evidence.slope(int(place))),
                 number(interval(row["low"], row["high"], digits)),
@@ -254,11 +303,14 @@ def data_files(subject: Subject, curve_spread: pd.DataFrame) -> dict[str, pd.Dat
         "last_loss",
     ]
     hours = ["gpu_hours", "arm_gpu_hours", "tokens"]
-    records = heads[[*by_record, *hours]].assign(file=[subject.evidence.record_link(name) for name in heads["record"]])
+    records = heads[[*by_record, *hours]].assign(
+        family=heads["size"].map(subject.families),
+        file=[subject.evidence.record_link(name) for name in heads["record"]],
+    )
     keys = ["record", "task", "rule", "language"]
     scores = results.runs.drop_duplicates(keys).set_index(keys)["score"].round(4).unstack().reset_index()
     files = {
-        "cells": cells.drop(columns="records").assign(anchor=anchors),
+        "cells": cells.drop(columns="records").assign(family=cells["size"].map(subject.families), anchor=anchors),
         "records": records,
         "scores": scores,
         "predictions": subject.analysis.predictions,

@@ -17,7 +17,9 @@ class Subject:
     """An analysis with what is looked up again and again.
 
     Attributes:
-        sizes: those with gains, from small to large.
+        sizes: those with gains, from small to large; of several architecture families one family after another.
+        families: by size, those of its sizes with gains.
+        family_style: by family, where there are several.
         arms: those with gains, in the study's order.
         tasks: those with gains, in the study's order.
         parameters: by size.
@@ -29,8 +31,20 @@ class Subject:
     arms: tuple[str, ...]
     tasks: tuple[str, ...]
     parameters: Mapping[str, int]
+    families: Mapping[str, str]
+    family_style: Mapping[str, Look]
     arm_labels: Mapping[str, str]
     style: Mapping[str, Look]
+
+    @property
+    def family_names(self) -> tuple[str, ...]:
+        """In the study's order; one, or '' where it is not known, of a study of one family."""
+        return tuple(dict.fromkeys(self.families[size] for size in self.sizes))
+
+    @property
+    def has_families(self) -> bool:
+        """Whether sizes are of several architecture families."""
+        return len(self.family_names) > 1
 
     @property
     def unit(self) -> tuple[float, str]:
@@ -62,7 +76,12 @@ class Subject:
     def sizes_in_words(self) -> str:
         """For captions: which size has how many parameters."""
         factor, name = self.unit
-        listed = ", ".join(f"{size} {parameter_count(self.parameters[size], factor)}" for size in self.sizes)
+        parts = []
+        for family in self.family_names:
+            own = [size for size in self.sizes if self.families[size] == family]
+            names = ", ".join(f"{size} {parameter_count(self.parameters[size], factor)}" for size in own)
+            parts.append(f"{family}: {names}" if self.has_families else names)
+        listed = "; ".join(parts)
         return f"Sizes ({name} of parameters): {listed}." if name else f"Sizes: {listed}."
 
 
@@ -76,13 +95,18 @@ def _marked(arm: ArmFacts, facts: StudyFacts) -> str:
 def subject_of(analysis: Analysis, evidence: Evidence) -> Subject:
     facts = analysis.results.facts
     parameters = {size.name: size.num_parameters for size in facts.sizes}
-    by_parameters = sorted(parameters, key=lambda name: parameters[name])
+    families = {size.name: size.family for size in facts.sizes}
+    names = list(dict.fromkeys(families.values()))
+    in_order = sorted(parameters, key=lambda name: (names.index(families[name]), parameters[name]))
     groups, cells = analysis.groups, analysis.cells
     # A name without facts would be a mistake of the analysis; it is shown rather than lost.
-    sizes = tuple(ordered([*groups["size"], *cells["size"]], by_parameters))
+    sizes = tuple(ordered([*groups["size"], *cells["size"]], in_order))
     arms = tuple(ordered([*groups["arm"], *cells["arm"]], [arm.name for arm in facts.arms]))
     tasks = tuple(ordered(cells["task"], [task.name for task in facts.tasks]))
     labels = {arm.name: _marked(arm, facts) for arm in facts.arms} | {ALL_ARMS: ALL_LABEL}
     style = looks(arms)
     parameters |= {size: 1 for size in sizes if size not in parameters}
-    return Subject(analysis, evidence, sizes, arms, tasks, parameters, labels, style)
+    families |= {size: "" for size in sizes if size not in families}
+    own = list(dict.fromkeys(families[size] for size in sizes))
+    family_style = looks(own) if len(own) > 1 else {}
+    return Subject(analysis, evidence, sizes, arms, tasks, parameters, families, family_style, labels, style)

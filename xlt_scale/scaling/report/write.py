@@ -34,7 +34,8 @@ def write_report(analysis: Analysis, folder: Path, records_root: str = "..") -> 
     figures = draw_figures(subject, curves)
     key = key_table(subject)
     keys = [key] if key is not None else []
-    if analysis.results.facts.kind not in ("size", "grid"):
+    kind = analysis.results.facts.kind
+    if kind not in ("size", "grid") or (kind == "size" and subject.has_families):
         keys += extra_tables(subject)[:1]  # what such a question's answer rests on
     slopes = slope_table(subject)
     further = [table for table in further_tables(subject) if table.name not in {table.name for table in keys}]

@@ -21,7 +21,8 @@ the time with plug-in weights (0), 94.6 % with 8, 95.3 % with 20, 95.7 % with po
 93.8, 94.7 and 95.3 %. Where the seeds' spread falls fourfold over the sizes, 20 makes intervals 13 % wider than 8.
 """
 
-MIN_SIZES_LACK_OF_FIT = 4
+MIN_FREE_LACK_OF_FIT = 2
+"""Four sizes of one line: with fewer contrasts the test says next to nothing."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,15 @@ class LineFit:
         """float64 [sizes]: the line at a size = these @ gains; they sum to 1."""
         return self.weights + (log10_n - self.weights @ self.log10_n) * self.slope_weights
 
+    @property
+    def num_sizes(self) -> int:
+        """Sizes that the slope rests on."""
+        return len(self.sizes)
+
+    def at_smallest(self) -> float:
+        """The line at the smallest size."""
+        return float(self.line_weights(min(self.log10_n)) @ self.gains)
+
     def contrast(self, weights: np.ndarray) -> Estimate:
         return combine_sizes([(float(one), summary) for one, summary in zip(weights, self.summaries, strict=True)])
 
@@ -111,18 +121,36 @@ class LineFit:
         the residual variance and the mean variance of a measured size. The quantile has the residuals' sizes - 2
         degrees of freedom, 1 with three sizes: the interval is then of little use, and said to be so by being wide.
         """
-        estimate = self.contrast(self.line_weights(log10_n))
-        low, high = estimate.interval(level)
-        measured = float(np.mean(self.variances))
-        degrees = len(self.sizes) - 2
-        reach = np.nan
-        if degrees >= 1:
-            own = max(self.residual_variance, measured)
-            inflation = own / measured if measured > 0.0 else 1.0
-            reach = stats.t.ppf(0.5 + level / 2, degrees) * np.sqrt(inflation * estimate.standard_error**2 + own)
         is_inside = self.log10_n.min() - 1e-9 <= log10_n <= self.log10_n.max() + 1e-9
-        value = estimate.value
-        return LinePoint(value, low, high, float(value - reach), float(value + reach), not is_inside)
+        return line_point(
+            self.contrast(self.line_weights(log10_n)),
+            is_inside=bool(is_inside),
+            measured=float(np.mean(self.variances)),
+            residual_variance=self.residual_variance,
+            degrees=len(self.sizes) - 2,
+            level=level,
+        )
+
+
+def line_point(
+    estimate: Estimate, *, is_inside: bool, measured: float, residual_variance: float, degrees: int, level: float
+) -> LinePoint:
+    """A point of a line with its intervals, from the estimate of the line there.
+
+    Args:
+        is_inside: between sizes that were run.
+        measured: mean variance of a measured size.
+        residual_variance: of a size around the line.
+        degrees: of the residuals; without any there is no prediction.
+    """
+    low, high = estimate.interval(level)
+    reach = np.nan
+    if degrees >= 1:
+        own = max(residual_variance, measured)
+        inflation = own / measured if measured > 0.0 else 1.0
+        reach = stats.t.ppf(0.5 + level / 2, degrees) * np.sqrt(inflation * estimate.standard_error**2 + own)
+    value = estimate.value
+    return LinePoint(value, low, high, float(value - reach), float(value + reach), not is_inside)
 
 
 def fit_line(
@@ -179,25 +207,32 @@ def shrunken_variances(summaries: Sequence[SizeSummary], prior_degrees: float = 
 
 
 def lack_of_fit(fit: LineFit) -> float:
-    """p that gains stray from the line as far by chance; nan with fewer than four sizes or without any spread.
+    """p that gains stray from the line as far by chance (`strays_p`)."""
+    return strays_p(np.stack([np.ones(len(fit.sizes)), fit.log10_n], axis=1), fit.gains, fit.summaries)
 
-    Contrasts that every straight line leaves at 0 are compared with their covariance: seeds' variances pooled over
-    sizes (each alone has too few degrees of freedom to be inverted) and items' covariance between sizes. F with the
-    sizes' - 2 and the seeds' degrees of freedom (Draper and Smith 1998, section 2.1, with the pure error of the seeds).
+
+def strays_p(design: np.ndarray, gains: np.ndarray, summaries: Sequence[SizeSummary]) -> float:
+    """p that gains stray as far from what a design allows; nan with fewer than two free contrasts or without spread.
+
+    Contrasts that every such fit leaves at 0 are compared with their covariance: seeds' variances pooled over sizes
+    (each alone has too few degrees of freedom to be inverted) and items' covariance between sizes. F with the free
+    contrasts' and the seeds' degrees of freedom (Draper and Smith 1998, section 2.1, with the pure error of the seeds).
+
+    Args:
+        design: float64 [sizes, coefficients], of full column rank.
     """
-    num_sizes = len(fit.sizes)
-    if num_sizes < MIN_SIZES_LACK_OF_FIT or any(np.isnan(summary.seed_variance) for summary in fit.summaries):
+    num_free = len(design) - design.shape[1]
+    if num_free < MIN_FREE_LACK_OF_FIT or any(np.isnan(summary.seed_variance) for summary in summaries):
         return np.nan
-    design = np.stack([np.ones(num_sizes), fit.log10_n], axis=1)
-    free = np.linalg.svd(design)[0][:, 2:]  # orthonormal, at right angles to every line
-    of_seeds = _pooled_seed_variances(fit.summaries)
-    covariance = free.T @ (np.diag(of_seeds) + _item_covariance(fit.summaries)) @ free
+    free = np.linalg.svd(design)[0][:, design.shape[1] :]  # orthonormal, at right angles to every fit
+    of_seeds = _pooled_seed_variances(summaries)
+    covariance = free.T @ (np.diag(of_seeds) + item_covariance(summaries)) @ free
     if np.linalg.eigvalsh(covariance).min() <= 1e-12 * max(1e-300, float(np.trace(covariance))):
         return np.nan
-    strayed = free.T @ fit.gains
-    statistic = strayed @ np.linalg.solve(covariance, strayed) / (num_sizes - 2)
-    degrees = sum(summary.seed_degrees_of_freedom for summary in fit.summaries)
-    return float(stats.f.sf(statistic, num_sizes - 2, degrees))
+    strayed = free.T @ gains
+    statistic = strayed @ np.linalg.solve(covariance, strayed) / num_free
+    degrees = sum(summary.seed_degrees_of_freedom for summary in summaries)
+    return float(stats.f.sf(statistic, num_free, degrees))
 
 
 def _pooled_seed_variances(summaries: Sequence[SizeSummary]) -> np.ndarray:
@@ -207,7 +242,7 @@ def _pooled_seed_variances(summaries: Sequence[SizeSummary]) -> np.ndarray:
     return float(degrees @ per_unit / degrees.sum()) / num_units
 
 
-def _item_covariance(summaries: Sequence[SizeSummary]) -> np.ndarray:
+def item_covariance(summaries: Sequence[SizeSummary]) -> np.ndarray:
     """Of the sizes' gains, float64 [sizes, sizes], with negative eigenvalues cut at 0."""
     covariance = np.zeros((len(summaries), len(summaries)))
     for name in sorted({name for summary in summaries for name in summary.item_means}):

@@ -6,14 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from xlt_scale.scaling.analysis.contrasts import SizedContrast
+from xlt_scale.scaling.analysis.contrasts import Line, SizedContrast, family_names
 from xlt_scale.scaling.analysis.gains import StudyGains
 from xlt_scale.scaling.analysis.grouping import ALL, GroupKey
+from xlt_scale.scaling.analysis.sensitivity import Row
 from xlt_scale.scaling.analysis.trained_parts import adapter_caveats
 from xlt_scale.scaling.analysis.verdicts import TrendEvidence
 from xlt_scale.scaling.analysis.wording import count, interval, listed, p_value, points, with_interval
 from xlt_scale.scaling.results import Answer, StudyFacts
-from xlt_scale.scaling.statistics.effects import Estimate
+from xlt_scale.scaling.statistics.effects import Estimate, Scale
+from xlt_scale.scaling.statistics.family_fits import Parallelism
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Context:
         level: of tests; one-sided in verdicts about trends.
         cells, groups, slopes, predictions, collapse: as in `Analysis`.
         trends: slopes of an arm ('all' = their mean) and group.
+        lines, of_families, parallel: as in `Slopes`.
         needed: what would make a trend tellable, in a sentence.
         in_general: the headline for these languages and for languages in general (`languages_table`).
         num_draws: of resampling.
@@ -38,7 +41,10 @@ class Context:
     slopes: pd.DataFrame
     predictions: pd.DataFrame
     collapse: pd.DataFrame
-    trends: Mapping[tuple[str, GroupKey], TrendEvidence]
+    trends: Mapping[Row, TrendEvidence]
+    lines: Mapping[Row, Line]
+    of_families: Mapping[Row, Mapping[str, TrendEvidence]]
+    parallel: Mapping[Row, Mapping[Scale, Parallelism]]
     needed: Callable[[str, GroupKey], str]
     in_general: pd.DataFrame
 
@@ -50,6 +56,11 @@ class Context:
     def labels(self) -> Mapping[str, str]:
         """Labels of arms."""
         return {arm.name: arm.label or arm.name for arm in self.facts.arms}
+
+    @property
+    def families(self) -> list[str]:
+        """Architecture families of the sizes with gains."""
+        return family_names(self.gains)
 
     @property
     def arm_groups(self) -> Mapping[str, list[str]]:
@@ -92,13 +103,16 @@ def nothing_yet(context: Context) -> Answered:
 def change_with_size(name: str, contrast: SizedContrast, level: float) -> str:
     """One sentence: how a contrast changes with size."""
     slope = contrast.slope
+    if slope is None and contrast.num_families > 1:
+        return f"Whether {name} changes with size cannot be said: no architecture family has two sizes."
     if slope is None:
         return f"Whether {name} changes with size cannot be said from one size; a second size would show it."
     p = slope.p_value()
     low, high = slope.interval(1 - level)
+    within = f" of {contrast.num_families} families, one slope within them" if contrast.num_families > 1 else ""
     numbers = (
         f"{points(slope.value)} points per tenfold parameters ({100 * (1 - level):g} % interval {interval(low, high)}, "
-        f"{len(contrast.by_size)} sizes, {p_value(p)})"
+        f"{len(contrast.by_size)} sizes{within}, {p_value(p)})"
     )
     if np.isnan(p):
         return f"How {name} changes with size cannot be tested, because a size has a single run pair: {numbers}."
@@ -157,6 +171,8 @@ def caveats(context: Context) -> tuple[str, ...]:
         _languages(context),
         *_architecture(context),
         *adapter_caveats(context.facts, [size.name for size in context.gains.sizes]),
+        *_families(context),
+        *_decoders(context),
         "Each size is one pre-trained checkpoint: what differs between checkpoints other than size counts as size "
         "here.",
         "The records do not say whether learning rates were tuned alike for the baseline and the arms; a rate that "
@@ -193,16 +209,48 @@ def _languages(context: Context) -> str:
 
 
 def _architecture(context: Context) -> list[str]:
-    sizes = context.gains.sizes
-    post = [size.name for size in sizes if not size.is_pre_norm]
-    pre = [size.name for size in sizes if size.is_pre_norm]
-    if post and pre:
-        return [
-            f"Size is mixed up with architecture: {listed(post)} normalise after each block, {listed(pre)} before it; "
-            "see the slopes within one architecture."
-        ]
-    families = list(dict.fromkeys(size.family for size in sizes))
-    return [f"Size is mixed up with model family: {listed(families)}."] if len(families) > 1 else []
+    """Where layers are normalised at another place in some sizes of a family: no intercept takes that away."""
+    found = []
+    for family in context.families:
+        own = [size for size in context.gains.sizes if size.family == family]
+        post = [size.name for size in own if not size.is_pre_norm]
+        pre = [size.name for size in own if size.is_pre_norm]
+        if post and pre:
+            within = f" within {family}" if len(context.families) > 1 else ""
+            found.append(
+                f"Size is mixed up with architecture{within}: {listed(post)} normalise after each block, {listed(pre)} "
+                "before it; see the slopes within one architecture."
+            )
+    return found
+
+
+def _families(context: Context) -> list[str]:
+    families = context.families
+    if len(families) < 2:
+        return []
+    single = [name for name in families if sum(size.family == name for size in context.gains.sizes) == 1]
+    found = [
+        f"The families ({listed(families)}) differ in pre-training data, tokenizer and objective: intercepts take up "
+        "what that does to the level of the gain, not what it does to the slope. The shared slope is of these "
+        "families, weighted by how exactly each is known, not of families at large."
+    ]
+    if single:
+        verb, it = ("has", "it") if len(single) == 1 else ("have", "they")
+        found.append(f"{listed(single)} {verb} a single size: {it} {verb} a gain, and no part in any slope.")
+    return found
+
+
+def _decoders(context: Context) -> list[str]:
+    sizes = [size for size in context.gains.sizes if size.is_bidirectional_decoder]
+    if not sizes:
+        return []
+    having = {size.family for size in sizes}
+    families = [name for name in context.families if name in having]
+    verb = "is a decoder" if len(sizes) == 1 else "are decoders"
+    return [
+        f"{count(len(sizes), 'size')} of {listed(families)} {verb} read in both directions, which pre-training did not "
+        "practise: how well a size takes to that is part of its gain."
+    ]
 
 
 def _few_seeds(context: Context) -> list[str]:

@@ -5,38 +5,56 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from xlt_scale.scaling.analysis.answers.beyond import SIZES_TITLE, above_ten_billion, sizes_table
 from xlt_scale.scaling.analysis.answers.context import Answered, Context, caveats, nothing_yet, seeds_sentence
+from xlt_scale.scaling.analysis.answers.families import (
+    DIFFERS,
+    FAMILIES_TITLE,
+    PARALLEL_TITLE,
+    families_table,
+    family_sentences,
+    parallel_table,
+    shared_name,
+    sign_sentences,
+    verdict,
+    verdicts_by_family,
+)
 from xlt_scale.scaling.analysis.grouping import ALL, HEADLINE, GroupKey
-from xlt_scale.scaling.analysis.verdicts import TrendEvidence, trend, trend_sentences
-from xlt_scale.scaling.analysis.wording import billions, count, interval, listed, points
-from xlt_scale.scaling.results import Answer, SizeFacts
-
-MANY_PARAMETERS = 10_000_000_000
-
-NO_EVIDENCE = TrendEvidence(None, None, 0)
+from xlt_scale.scaling.analysis.verdicts import NO_EVIDENCE, trend_sentences
+from xlt_scale.scaling.analysis.wording import count, listed, points
+from xlt_scale.scaling.results import Answer
 
 
 def answer(context: Context) -> Answered:
-    """Verdict of the headline over all arms, then of each target group, then of each arm."""
+    """Verdict of the headline over all arms, then of each architecture family, target group and arm."""
     if not len(context.groups):
         return nothing_yet(context)
-    verdict = trend(context.trends.get((ALL, HEADLINE), NO_EVIDENCE), context.level)
+    shared = _trend_of(context, ALL, HEADLINE, shared_name(context))
+    of_families = family_sentences(context)
+    # A mean over families that differ must not be what is read first.
+    parts = (of_families, shared) if verdict(context) == DIFFERS else (shared, of_families)
     sentences = [
-        *_trend_of(context, ALL, HEADLINE, "Over all target groups and arms"),
-        *_sign(context),
+        *parts[0],
+        *parts[1],
+        *(_sign(context) if len(context.families) < 2 else sign_sentences(context)),
         *above_ten_billion(context),
     ]
     for key in _target_groups(context):
-        sentences += _trend_of(context, ALL, key, f"Target group {key.group}")[:1]
+        sentences += _of_target_group(context, key)
     sentences += _by_arm(context)
     sentences.append(seeds_sentence(context))
-    return Answer(verdict, tuple(sentences), caveats(context)), {
-        "Does the gain change with size": verdict_table(context)
+    tables = {
+        FAMILIES_TITLE: families_table(context),
+        PARALLEL_TITLE: parallel_table(context),
+        "Does the gain change with size": verdict_table(context),
+        SIZES_TITLE: sizes_table(context),
     }
+    answered = Answer(verdict(context), tuple(sentences), caveats(context))
+    return answered, {title: table for title, table in tables.items() if len(table.columns)}
 
 
 def verdict_table(context: Context) -> pd.DataFrame:
-    """A row per arm and group: verdict and both slopes."""
+    """A row per arm and group: verdict and both slopes; with several families those that they share."""
     rows = []
     for (arm, key), evidence in context.trends.items():
         if evidence.points is None or evidence.log_error is None or key.kind == "family":
@@ -48,7 +66,7 @@ def verdict_table(context: Context) -> pd.DataFrame:
                 "arm": context.labels.get(arm, arm),
                 "group kind": key.kind,
                 "group": key.group,
-                "verdict": trend(evidence, context.level),
+                "verdict": verdict(context, (arm, key)),
                 "slope, points per tenfold N": evidence.points.value,
                 "low": low,
                 "high": high,
@@ -61,53 +79,11 @@ def verdict_table(context: Context) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def above_ten_billion(context: Context) -> list[str]:
-    """What is known of sizes beyond ten billion parameters, by both counts, and what the line says there."""
-    sizes = context.gains.sizes
-    beyond = [size for size in sizes if size.num_non_embedding_parameters > MANY_PARAMETERS]
-    sentences = [_measured(context, size) for size in beyond]
-    if not beyond:
-        largest = sizes[-1]
-        sentences.append(
-            f"No size of this study has more than 10 billion parameters by both counts: {largest.name}, the "
-            "largest, has "
-            f"{billions(largest.num_parameters)} in all and {billions(largest.num_non_embedding_parameters)} without "
-            "embeddings; what is above cannot be said from a measurement."
-        )
-    return sentences + _line_at_ten_billion(context)
-
-
-def _measured(context: Context, size: SizeFacts) -> str:
-    rows = context.groups[(context.groups["size"] == size.name) & (context.groups["group_kind"] == "headline")]
-    parts = [
-        f"{context.labels.get(row.arm, row.arm)} {points(row.gain)} (95 % interval {interval(row.low, row.high)})"
-        for row in rows.itertuples()
-    ]
-    vanished = "none of them is shown to differ from 0" if not (rows["p"] < context.level).any() else ""
-    named = [context.labels.get(row.arm, row.arm) for row in rows.itertuples() if row.p < context.level]
-    tail = vanished or f"shown to differ from 0 at the two-sided level {context.level:g}: {listed(named)}"
-    return f"At {size.name} ({billions(size.num_parameters)} parameters) gains are, in points: {listed(parts)}; {tail}."
-
-
-def _line_at_ten_billion(context: Context) -> list[str]:
-    table = context.predictions
-    if not len(table):
-        return []
-    rows = table[
-        (table["arm"] == ALL) & (table["group_kind"] == "headline") & (table["num_parameters"] == MANY_PARAMETERS)
-    ]
-    if not len(rows):
-        return [
-            "Ten billion parameters are more than half a decade past the largest size: the line is not drawn that far."
-        ]
-    row = rows.iloc[0]
-    where = (
-        "outside the sizes that were run (extrapolated)" if row["is_extrapolated"] else "between sizes that were run"
-    )
-    return [
-        f"The line gives {points(row['gain'])} points at 10 billion parameters, {where}; a new size there is predicted "
-        f"within {interval(row['prediction_low'], row['prediction_high'])} (95 % prediction interval)."
-    ]
+def _of_target_group(context: Context, key: GroupKey) -> Sequence[str]:
+    name = f"Target group {key.group}"
+    if verdict(context, (ALL, key)) == DIFFERS:
+        return [f"{name}: the families' slopes differ, {verdicts_by_family(context, (ALL, key))}."]
+    return _trend_of(context, ALL, key, name)[:1]
 
 
 def _trend_of(context: Context, arm: str, key: GroupKey, name: str) -> Sequence[str]:
@@ -134,7 +110,7 @@ def _by_arm(context: Context) -> list[str]:
         return []
     by_verdict: dict[str, list[str]] = {}
     for arm in context.gains.arms:
-        found = trend(context.trends.get((arm, HEADLINE), NO_EVIDENCE), context.level)
+        found = verdict(context, (arm, HEADLINE))
         by_verdict.setdefault(found, []).append(context.labels[arm])
     parts = [f"{found}: {listed(arms)}" for found, arms in by_verdict.items()]
     return [f"By arm ({count(len(context.gains.arms), 'arm')}, not adjusted for their number), {'; '.join(parts)}."]
