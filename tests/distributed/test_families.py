@@ -67,6 +67,53 @@ def test_the_exported_folder_gives_the_same_hidden_states_with_plain_transformer
     assert np.allclose(means, runs[saver]["means"], atol=2e-5)
 
 
+BODIES = ("qwen3", "gemma3_text", "t5gemma", "mt5", "deberta-v2")
+DECODERS = ("qwen3", "gemma3_text")
+PLAIN, RECOMPUTED = {"plain": {}}, {"recomputed": {"activation_checkpointing": True}}
+COMPILED = {"compiled": {"compile": True}}
+ADAPTED = {"adapted": {"phase": {"adapter": {"rank": 2}}}}
+
+
+@pytest.fixture(scope="module")
+def layers(folder: Path) -> dict[str, Any]:
+    """What happened to runs that ask something of the layers that were found in the model."""
+    actions: dict[str, Any] = {}
+    for name in ENGINES:
+        for family in BODIES:
+            variants = PLAIN | RECOMPUTED | ADAPTED
+            variants |= COMPILED if (name, family) == ("fsdp2", "qwen3") else {}
+            actions[f"{name} {family}"] = {"do": "bodies", "family": family, "engine": name, "variants": variants}
+    for family in DECODERS:
+        actions[f"buffers {family}"] = {"do": "buffers", "family": family}
+    return launch("family_actions", 2, actions, folder / "layers", seconds=280)[0]
+
+
+@pytest.mark.parametrize("family", BODIES)
+@pytest.mark.parametrize("name", ENGINES)
+def test_computing_layers_again_changes_nothing(name: str, family: str, layers: dict[str, Any]) -> None:
+    found = layers[f"{name} {family}"]
+    assert relative_difference(found["recomputed"], found["plain"]) < 1e-5
+
+
+@pytest.mark.parametrize("family", BODIES)
+def test_adapters_stand_beside_the_linear_layers_that_are_there(family: str, layers: dict[str, Any]) -> None:
+    zero3, fsdp2 = (layers[f"{name} {family}"] for name in ENGINES)
+    assert relative_difference(zero3["adapted"], fsdp2["adapted"]) < 1e-4
+    assert relative_difference(zero3["adapted"], zero3["plain"]) > 1e-3
+
+
+def test_a_decoders_layers_are_compiled(layers: dict[str, Any]) -> None:
+    found = layers["fsdp2 qwen3"]
+    assert relative_difference(found["compiled"], found["plain"]) < 1e-4
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_bf16_does_not_round_the_frequencies_of_rotary_positions(family: str, layers: dict[str, Any]) -> None:
+    found = layers[f"buffers {family}"]
+    assert [name for name in found if "inv_freq" in name]
+    assert set(found.values()) == {0.0}
+
+
 def plain_model(folder: Path) -> PreTrainedModel:
     """As somebody loads it who knows nothing of this project: by the class that its configuration names."""
     import transformers

@@ -23,10 +23,13 @@ from xlt_scale.checkpoint.training_state import StagedState, load_training_state
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.interface import Engine, EngineRequest
 from xlt_scale.engines.world import World
+from xlt_scale.modeling.headed_encoder import HeadedEncoder
+from xlt_scale.modeling.parameters import describe_parameters
 
 OTHER = {"zero3": "fsdp2", "fsdp2": "zero3"}
 LENGTHS = [13, 5, 9]
 RESUMED_STEPS = 5
+BODY_STEPS = 3
 
 
 def cross(world: World, family: str, folder: str, saved_at: int, steps: int, **options: Any) -> dict[str, Any]:
@@ -58,6 +61,27 @@ def cross(world: World, family: str, folder: str, saved_at: int, steps: int, **o
     return found
 
 
+def bodies(world: World, family: str, engine: str, variants: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
+    """Losses and gradient norms of some steps, by what is asked of the layers' bodies or of the phase."""
+    found = {}
+    for name, options in variants.items():
+        built = make_engine(request := _request(world, family, engine, options))
+        rows = run_loop(built, request, BODY_STEPS)
+        found[name] = [row[kind] for row in rows for kind in ("loss", "grad_norm")]
+        built.destroy()
+    return found
+
+
+def buffers(world: World, family: str) -> dict[str, float]:
+    """How far the buffers of a bf16 model under ZeRO-3 are from those that the family's class makes."""
+    request = _request(world, family, "zero3", {"precision": "bf16"})
+    built = make_engine(request)
+    exact = dict(HeadedEncoder(request.plan, request.heads).named_buffers())
+    found = dict(built._engine.module.named_buffers())
+    built.destroy()
+    return {name: (found[name].double() - values.double()).abs().max().item() for name, values in exact.items()}
+
+
 def example_batch() -> MicroBatch:
     """Some sequences, the same at every call."""
     tokens = torch.randint(4, VOCABULARY, (sum(LENGTHS),), generator=torch.Generator().manual_seed(1))
@@ -73,7 +97,11 @@ def example_batch() -> MicroBatch:
 def _request(world: World, family: str, engine: str, options: dict[str, Any]) -> EngineRequest:
     plan = make_plan(FAMILIES[family])
     heads = [replace(head, pooling=plan.pooling) for head in ALL_HEADS]
-    return make_request(world, {"name": engine, "max_tokens_per_micro_batch": 64} | options, ALL_FORMATS, plan, heads)
+    phase = ALL_FORMATS | options.get("phase", {})
+    engine_options = {name: value for name, value in options.items() if name != "phase"}
+    settings = {"name": engine, "max_tokens_per_micro_batch": 64} | engine_options
+    request = make_request(world, settings, phase, plan, heads)
+    return replace(request, parameters=describe_parameters(plan, heads, request.phase.adapter))
 
 
 def _means(engine: Engine, request: EngineRequest) -> list[list[float]]:
@@ -83,4 +111,4 @@ def _means(engine: Engine, request: EngineRequest) -> list[list[float]]:
 
 
 if __name__ == "__main__":
-    run_actions({"cross": cross})
+    run_actions({"cross": cross, "bodies": bodies, "buffers": buffers})
