@@ -22,6 +22,7 @@ QUESTIONS = (
     "sequence_vs_multitask",
     "domain_alignment",
     "phang_2020",
+    "size_beyond_10b_families",
 )
 FULL = [FOLDER / f"{name}.toml" for name in QUESTIONS]
 MICRO = [FOLDER / "micro" / f"{name}.toml" for name in QUESTIONS]
@@ -39,7 +40,10 @@ def study_of(path: Path) -> StudyOptions:
 def grid_of(path: Path) -> StudyGrid:
     """The grid, as if a search had chosen a rate in every cell."""
     study = study_of(path)
-    cells = [SearchCell(s.name, a.name, t.name) for s in study.sizes for a in study.arms for t in study.targets]
+    arms = [""] if study.search.per == "size" else [arm.name for arm in study.arms]
+    cells = [
+        SearchCell(size.name, arm, target.name) for size in study.sizes for arm in arms for target in study.targets
+    ]
     return design(study, {cell: Choice(1e-5, {1e-5: 0.0}, 1) for cell in cells})
 
 
@@ -176,10 +180,24 @@ def test_the_miniature_asks_the_same_question_in_the_same_way(name: str) -> None
 
 def test_the_question_about_size_has_the_published_ladder_and_a_ladder_of_its_own_in_miniature() -> None:
     full, micro = both("size_beyond_10b")
-    assert [size.name for size in full.sizes] == [name for name in SIZES if SIZES[name].hub_name]
+    assert [size.name for size in full.sizes] == [
+        name for name, size in SIZES.items() if size.family == "XLM-R" and size.hub_name
+    ]
     assert len(micro.sizes) == len(full.sizes)
     counts = [SIZES[size.name].num_parameters for size in micro.sizes]
     assert counts == sorted(counts)
+
+
+def test_the_question_about_families_has_ladders_of_several_sizes_two_of_them_to_beyond_ten_billion() -> None:
+    full, micro = both("size_beyond_10b_families")
+    ladders: dict[str, list[int]] = {}
+    for size in full.sizes:
+        ladders.setdefault(SIZES[size.name].family, []).append(SIZES[size.name].num_non_embedding_parameters)
+    assert set(ladders) == {"XLM-R", "Qwen3", "Gemma 3", "mT5"}
+    for counts in ladders.values():
+        assert len(counts) >= 3 and counts == sorted(counts)
+    assert sum(max(counts) > 10e9 for counts in ladders.values()) == 2
+    assert len({size.model.get("architecture", {}).get("model_type", "") for size in micro.sizes}) == 2
 
 
 def test_a_search_gives_every_arm_the_same_trials() -> None:

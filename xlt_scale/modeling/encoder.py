@@ -149,7 +149,7 @@ def build_encoder(plan: EncoderPlan) -> PreTrainedModel:
     found = encoder_class(plan.config)
     if "add_pooling_layer" in inspect.signature(found.__init__).parameters:
         arguments["add_pooling_layer"] = False
-    implementation = plan.implementation if plan.unpadded else padded_implementation(found)
+    implementation = plan.implementation if plan.unpadded else padded_implementation(plan.config)
     # A configuration remembers the precision that its weights were published in; ours is the engine's matter.
     return found._from_config(plan.config, attn_implementation=implementation, dtype=torch.float32, **arguments)
 

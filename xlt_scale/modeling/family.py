@@ -51,13 +51,15 @@ def shrunken(config: PretrainedConfig) -> PretrainedConfig:
         _shrink(part)
     if small.pad_token_id is None:
         small.pad_token_id = 0
-    small._attn_implementation = padded_implementation(encoder_class(small))
+    small._attn_implementation = padded_implementation(small)
     return small
 
 
-def padded_implementation(found: type) -> str:
-    """The name of the attention that a family runs padded batches with."""
-    return "sdpa" if getattr(found, "_supports_sdpa", False) else "eager"
+def padded_implementation(config: PretrainedConfig) -> str:
+    """The name of the attention that a model runs padded batches with."""
+    # PyTorch's own has no cap on scores, and up to version 5.17 the library left it out there without a word.
+    is_capped = getattr(encoder_dimensions(config), "attn_logit_softcapping", None) is not None
+    return "sdpa" if getattr(encoder_class(config), "_supports_sdpa", False) and not is_capped else "eager"
 
 
 def _shrink(config: PretrainedConfig) -> None:

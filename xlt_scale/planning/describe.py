@@ -1,18 +1,19 @@
 """From a run's options to what the planner needs to know of each phase."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 
 from xlt_scale.config import AdapterOptions, PhaseOptions, RunOptions
 from xlt_scale.errors import UserError
+from xlt_scale.planning.layer_kinds import is_known, kind_of
+from xlt_scale.planning.layer_time import layer_products
 from xlt_scale.planning.published import scored_items, typical_lengths
 from xlt_scale.planning.shapes import shape_of, size_of_model
 from xlt_scale.planning.task_data import DataFacts, mixed
 from xlt_scale.planning.workload import Lengths, Shape, Workload
 
 # Their attention has no interface for packed sequences, or ignores what it needs (docs/decisions.md).
-_PADDED_FAMILIES = ("xlnet", "t5", "mt5", "umt5", "deberta-v2")
-_DEFAULT_DROPOUT = 0.1
+_PADDED_FAMILIES = ("xlnet", "t5", "mt5", "umt5", "deberta-v2", "rembert")
 # Four bits and a scale in 8 bits for 64 of them (Dettmers et al. 2023, section 3, double quantisation).
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -53,7 +54,11 @@ class RunDescription:
                 f"model.name = {self.run.model.name!r}: its shape is not known here; give the folder of the model, or "
                 "model.size or model.architecture"
             )
-        self.shape: Shape = shape_of(size)
+        self.shape: Shape = shape_of(size, bidirectional=self.run.model.bidirectional is not False)
+        self._has_tied_words = bool(size.further_fields.get("tie_word_embeddings", True))
+        if not is_known(size.model_type):
+            nearest = "EuroBERT's" if self.shape.is_rms_normed else "XLM-R's"
+            self.facts.note(f"layers of type {size.model_type!r} are counted as if they were {nearest}")
         attention = self.run.model.attention
         self.unpadded = attention != "padded" and size.model_type not in _PADDED_FAMILIES
         if not self.unpadded and attention == "auto":
@@ -93,25 +98,35 @@ class RunDescription:
         return PhaseWork(phase.name, self._workload(phase, lengths), num_steps, scored)
 
     def _workload(self, phase: PhaseOptions, lengths: Lengths) -> Workload:
-        shape = self.shape
         kinds = {self.facts.catalogue[task].kind for task in phase.tasks}
+        predicts_words = "masked_language_modeling" in kinds
+        shape = self._shape_with_words() if predicts_words and not self._has_tied_words else self.shape
         trained = shape.num_non_embedding_parameters / shape.num_parameters if phase.freeze_embeddings else 1.0
         if phase.adapter is not None:
             trained = _adapter_parameters(shape, phase.adapter) / shape.num_parameters
         dropout = self.run.model.dropout
         return Workload(
             shape=shape,
-            lengths=lengths,
+            lengths=replace(lengths, padding=1.0) if self.unpadded else lengths,
             batch_size=phase.batch_size,
             precision="fp32" if self.precision == "fp32" else "bf16",
             optimizer=phase.optimizer,
             unpadded=self.unpadded,
-            dropout=_DEFAULT_DROPOUT if dropout is None else dropout,
+            dropout=kind_of(shape).dropout if dropout is None else dropout,
             trained_share=trained,
             trains_embeddings=not phase.freeze_embeddings and phase.adapter is None,
             # Of a mixture the whole share too: memory is counted at the step that takes the most.
-            masked_share=phase.masking if "masked_language_modeling" in kinds else 0.0,
+            masked_share=phase.masking if predicts_words else 0.0,
             frozen_bytes=self._frozen_bytes(phase.adapter),
+        )
+
+    def _shape_with_words(self) -> Shape:
+        """With an output matrix beside the word table, as large as it."""
+        words = self.shape.vocab_size * self.shape.hidden_size
+        return replace(
+            self.shape,
+            num_parameters=self.shape.num_parameters + words,
+            num_embedding_parameters=self.shape.num_embedding_parameters + words,
         )
 
     def _frozen_bytes(self, adapter: AdapterOptions | None) -> float:
@@ -143,13 +158,31 @@ class RunDescription:
         return total
 
 
+# By the endings of their names in the families' classes: the places of a layer's matrices in `layer_products`.
+_MATRICES = {
+    **dict.fromkeys(("query", "query_proj", "q_proj", "q"), (0,)),
+    **dict.fromkeys(("key", "key_proj", "k_proj", "k"), (1,)),
+    **dict.fromkeys(("value", "value_proj", "v_proj", "v"), (2,)),
+    **dict.fromkeys(("o_proj", "o"), (3,)),
+    "Wqkv": (0, 1, 2),
+    **dict.fromkeys(("gate_proj", "wi_0"), (4,)),
+    **dict.fromkeys(("up_proj", "wi_1"), (-2,)),
+    "Wi": (4, -2),
+    **dict.fromkeys(("down_proj", "wo"), (-1,)),
+    "Wo": (3, -1),
+    "dense": (3, 4, -1),
+}
+
+
 def _adapter_parameters(shape: Shape, adapter: AdapterOptions) -> int:
     """Of both small matrices beside the linear layers that are named: inputs and outputs of each, times the rank."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    of_layer = {"query": 2 * hidden, "key": 2 * hidden, "value": 2 * hidden}
-    every = sum(of_layer.values()) + 2 * hidden + 2 * (hidden + inner)
-    # Endings such as 'dense' name the three others: attention's output and both of the feed-forward part.
-    named = every if adapter.targets == "all" else 0
-    for ending in adapter.targets if isinstance(adapter.targets, list) else ():
-        named += of_layer.get(ending, 2 * hidden + 2 * (hidden + inner))
-    return shape.num_layers * adapter.rank * min(named, every)
+    sizes = [inputs + outputs for inputs, outputs in layer_products(shape)]
+    if adapter.targets == "all":
+        return shape.num_layers * adapter.rank * sum(sizes)
+    # Longer endings, such as 'output.dense', are counted as what they end with; others as all of a layer.
+    places = {
+        place % len(sizes)
+        for ending in adapter.targets
+        for place in _MATRICES.get(ending.rpartition(".")[2], range(len(sizes)))
+    }
+    return shape.num_layers * adapter.rank * sum(sizes[place] for place in places)

@@ -10,6 +10,7 @@ from math import ceil
 
 from xlt_scale.planning.activations import num_recomputed, value_bytes
 from xlt_scale.planning.hardware import Device
+from xlt_scale.planning.layer_kinds import LayerKind, Widths, kind_of
 from xlt_scale.planning.residence import is_alone
 from xlt_scale.planning.workload import Layout, Shape, Workload
 
@@ -29,8 +30,11 @@ _TILES = ((128, 256, 1.0), (128, 128, 0.9), (64, 128, 0.7), (64, 64, 0.5))
 _FILLING = 256  # of the inner dimension, as long as filling and draining a tile's pipeline takes
 _LARGE = 8192  # edges of the product that `Device.matmul_flops` is of
 
-# Kernels that the host starts, counted in the code of Hugging Face's XLM-R layer and of autograd for it.
-_KERNELS = {"forward": (22, 9), "backward": (45, 20)}  # eager, compiled
+_KERNELS_OF_A_SEQUENCE = (10, 20)
+"""Of attention that goes sequence by sequence, for each different length."""
+
+_MOST_LENGTHS = 64
+"""Different lengths in a micro-batch, at most. An assumption."""
 
 FSDP2_HOOK_SECONDS = 0.3e-3
 """Host time of FSDP2's hooks at a layer, and pass. An assumption."""
@@ -77,7 +81,6 @@ def layer_time(workload: Workload, layout: Layout, device: Device, num_tokens: f
     recomputed = 0.0
     if num_recomputed(workload.shape, layout):
         recomputed = passes[0] if layout.activation_checkpointing == "selective" else forward
-    compiled = int(layout.compile)
     hooks, stalls = 0.0, 0.0
     if layout.engine == "zero3":
         hooks = ZERO3_MODULE_HOOKS_SECONDS if layout.stock else ZERO3_LAYER_HOOK_SECONDS
@@ -89,10 +92,19 @@ def layer_time(workload: Workload, layout: Layout, device: Device, num_tokens: f
         forward,
         products[1] + attention[1] + passes[1],
         recomputed,
-        _KERNELS["forward"][compiled] * device.launch_seconds + hooks,
-        _KERNELS["backward"][compiled] * device.launch_seconds + hooks,
+        _num_kernels(workload, layout, num_tokens, 0) * device.launch_seconds + hooks,
+        _num_kernels(workload, layout, num_tokens, 1) * device.launch_seconds + hooks,
         stalls,
     )
+
+
+def _num_kernels(workload: Workload, layout: Layout, num_tokens: float, which: int) -> float:
+    kind = kind_of(workload.shape)
+    kernels = float((kind.compiled_kernels if layout.compile else kind.kernels)[which])
+    if kind.scores.goes_by_sequence:
+        num_sequences = num_tokens / (workload.lengths.mean * workload.lengths.padding)
+        kernels += _KERNELS_OF_A_SEQUENCE[which] * min(num_sequences, _MOST_LENGTHS)
+    return kernels
 
 
 def product_seconds(
@@ -131,8 +143,8 @@ def _tile_share(device: Device, rows: float, columns: float, inner: float) -> fl
 
 def layer_products(shape: Shape) -> list[tuple[int, int]]:
     """The weight matrices of a layer as (inputs, outputs)."""
-    hidden, inner = shape.hidden_size, shape.intermediate_size
-    attention = [(hidden, hidden), (hidden, shape.key_value_size), (hidden, shape.key_value_size), (hidden, hidden)]
+    hidden, inner, queries = shape.hidden_size, shape.intermediate_size, shape.query_size
+    attention = [(hidden, queries), (hidden, shape.key_value_size), (hidden, shape.key_value_size), (queries, hidden)]
     return attention + [(hidden, inner)] * (2 if shape.gated else 1) + [(inner, hidden)]
 
 
@@ -154,37 +166,45 @@ def _products_seconds(workload: Workload, layout: Layout, device: Device, tokens
 
 def _attention_seconds(workload: Workload, device: Device, tokens: float, passes: float) -> float:
     """Scores and weighted sums of flash attention; its backward pass does 2.5 times as many operations as its forward
-    pass (Dao 2023, section 4.1).
+    pass (Dao 2023, section 4.1). Attention written in products does them at the same rate, and reads and writes its
+    scores (`Scores`).
     """
-    shape, lengths = workload.shape, workload.lengths
+    shape, kind, lengths = workload.shape, kind_of(workload.shape), workload.lengths
     mean, mean_square = lengths.mean * lengths.padding, lengths.mean_square * lengths.padding**2
-    seen = max(mean_square / mean, min(ATTENTION_TILE, lengths.longest)) * (0.5 if shape.causal else 1.0)
-    operations = 4 * shape.hidden_size * tokens * seen * passes
-    moved = 4 * passes * value_bytes(workload) * shape.hidden_size * tokens
-    return max(operations / (device.matmul_flops * ATTENTION_RATE), moved / device.bandwidth)
+    length = max(mean_square / mean, min(ATTENTION_TILE, lengths.longest))
+    seen = length * (0.5 if shape.causal else 1.0)
+    if shape.sliding_window:
+        seen = (1 - kind.local_share) * seen + kind.local_share * min(seen, 2 * shape.sliding_window)
+    operations = 4 * shape.query_size * tokens * seen * passes
+    moved = 4 * passes * value_bytes(workload) * shape.query_size * tokens
+    seconds = max(operations / (device.matmul_flops * ATTENTION_RATE), moved / device.bandwidth)
+    of_scores = kind.scores.forward if passes == 1.0 else kind.scores.backward
+    values = of_scores * min(mean_square / mean, lengths.longest) * shape.num_heads
+    values += 2 * passes * kind.scores.positions * (shape.num_heads + shape.hidden_size / mean)
+    return seconds + tokens * values * value_bytes(workload) / device.bandwidth
 
 
 def _elementwise_seconds(workload: Workload, layout: Layout, device: Device, tokens: float, which: int) -> float:
-    """Passes over activations outside of products and attention, counted in reads and writes of a token's values.
-
-    Forward: two norms (2 each), two residual sums (3 each), dropout (2.5), the activation function (2 of the inner
-    width). Backward: norms (5 each, their weights' gradients too), sums of gradients where paths meet (12), dropout
-    (2.5), biases' gradients (a read of each product's output gradient), the activation function (3). Compiled, sums and
-    dropout run within the norms.
+    """Passes over activations outside of products and attention, counted in reads and writes of a token's values
+    (`layer_kinds.py`). Dropout takes 2.5 of what it is applied to. Compiled, sums and dropout run within the norms.
     """
-    shape = workload.shape
-    num_dropouts = (1 if shape.pre_norm else 2) if workload.dropout else 0
-    gates = 2.5 if shape.gated else 1.0
-    has_biases = not shape.causal
-    if which == 0:
-        of_hidden = 8.0 if layout.compile else 10.0 + 2.5 * num_dropouts
-        of_inner = 2.0 * (1.5 if shape.gated and layout.compile else gates)
-    else:
-        of_hidden = 12.0 if layout.compile else 22.0 + 2.5 * num_dropouts
-        of_hidden += 5.0 if has_biases else 0.0
-        of_inner = 3.0 * (1.5 if shape.gated and layout.compile else gates) + (1.0 if has_biases else 0.0)
+    shape, kind = workload.shape, kind_of(workload.shape)
+    widths = _compiled_widths(shape, kind, which) if layout.compile else (kind.forward, kind.backward)[which]
+    values = widths.of(shape)
+    if workload.dropout and not layout.compile:
+        values += 2.5 * kind.masks.of(shape)
     if layout.float8 and device.float8_speedup:
         # The largest value, then the rounding: two reads and half a write of each product's input or output gradient.
-        of_hidden, of_inner = of_hidden + 7.5, of_inner + 2.5
-    values = of_hidden * shape.hidden_size + of_inner * shape.intermediate_size
+        values += 7.5 * shape.hidden_size + 2.5 * shape.intermediate_size
     return tokens * values * value_bytes(workload) / device.bandwidth
+
+
+def _compiled_widths(shape: Shape, kind: LayerKind, which: int) -> Widths:
+    """Reads and writes of one kernel per norm, per turning of queries and keys, and per activation function; sums and
+    dropout run within them. Biases' gradients read what products give.
+    """
+    gate, turns = (1.5 if shape.gated else 1.0), (2.0 if kind.rotates else 0.0)
+    if which == 0:
+        return Widths(4.0 * kind.num_norms, turns, turns, 2.0 * gate)
+    of_biases = (5.0, 1.0) if shape.has_biases else (0.0, 0.0)
+    return Widths(6.0 * kind.num_norms + of_biases[0], 2 * turns, 2 * turns, 3.0 * gate + of_biases[1])

@@ -6,7 +6,7 @@ from typing import Any
 
 from xlt_scale.config import ModelOptions
 from xlt_scale.planning.workload import Shape
-from xlt_scale.sizes import SIZES, ModelSize
+from xlt_scale.sizes import SIZES, ModelSize, size_of_fields
 
 
 def _well_known(name: str, layers: int, hidden: int, heads: int, vocab: int, positions: int = 512) -> ModelSize:
@@ -36,15 +36,21 @@ def size_of_model(options: ModelOptions) -> ModelSize | None:
             return size
     if options.name:
         known = _WELL_KNOWN.get(options.name.rpartition("/")[2])
-        return known or _of_fields(_configuration(Path(options.name)))
+        return known or size_of_fields(_configuration(Path(options.name)))
     if options.size in SIZES and not options.architecture:
         return SIZES[options.size]
     fields = SIZES[options.size].architecture() if options.size in SIZES else {}
-    return _of_fields(fields | options.architecture)
+    return size_of_fields(fields | options.architecture)
 
 
-def shape_of(size: ModelSize) -> Shape:
-    """The same as the planner wants it."""
+def shape_of(size: ModelSize, bidirectional: bool = True) -> Shape:
+    """The same as the planner wants it.
+
+    Args:
+        bidirectional: decoders are read in both directions.
+    """
+    # Configurations of ModernBERT state the whole window.
+    reach = size.sliding_window // 2 if size.model_type == "modernbert" else size.sliding_window
     return Shape(
         name=size.name or size.model_type,
         num_parameters=size.num_parameters,
@@ -55,6 +61,13 @@ def shape_of(size: ModelSize) -> Shape:
         intermediate_size=size.intermediate_size,
         vocab_size=size.vocab_size,
         pre_norm=size.is_pre_norm,
+        gated=size.is_gated,
+        causal=size.is_decoder and not bidirectional,
+        num_key_value_heads=size.num_key_value_heads,
+        model_type=size.model_type,
+        head_size=size.head_size,
+        sliding_window=reach,
+        is_rms_normed=not size.structure.has_norm_biases,
     )
 
 
@@ -64,20 +77,3 @@ def _configuration(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return fields if isinstance(fields, dict) else {}
-
-
-def _of_fields(fields: dict[str, Any]) -> ModelSize | None:
-    """The formula of the XLM-R family, for any configuration that has its fields."""
-    try:
-        return ModelSize(
-            name="",
-            model_type=str(fields["model_type"]),
-            num_layers=int(fields["num_hidden_layers"]),
-            hidden_size=int(fields["hidden_size"]),
-            num_heads=int(fields["num_attention_heads"]),
-            intermediate_size=int(fields.get("intermediate_size", 4 * int(fields["hidden_size"]))),
-            vocab_size=int(fields["vocab_size"]),
-            num_position_slots=int(fields.get("max_position_embeddings", 0)),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None

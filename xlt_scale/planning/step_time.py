@@ -60,7 +60,7 @@ def _flops(workload: Workload) -> int:
     return training_flops(
         shape.num_non_embedding_parameters,
         shape.num_layers,
-        shape.hidden_size,
+        shape.query_size,
         round(examples * lengths.mean),
         round(examples * lengths.mean_square),
     )

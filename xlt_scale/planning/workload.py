@@ -19,6 +19,10 @@ class Shape:
         gated: the feed-forward block has a third matrix (decoders like Llama).
         causal: a token attends to those before it only.
         num_key_value_heads: where several query heads share one; 0 = as many as `num_heads`.
+        model_type: Hugging Face's name of the family; '' = one with XLM-R's layers, or as the flags above say.
+        head_size: width of a head, where heads together are not as wide as the hidden size.
+        sliding_window: tokens to either side that layers with local attention see; 0 = all.
+        is_rms_normed: its norms have no biases, as Llama's, and its matrices neither.
     """
 
     name: str
@@ -33,11 +37,25 @@ class Shape:
     gated: bool = False
     causal: bool = False
     num_key_value_heads: int = 0
+    model_type: str = ""
+    head_size: int = 0
+    sliding_window: int = 0
+    is_rms_normed: bool = False
+
+    @property
+    def has_biases(self) -> bool:
+        """Whether matrices have biases: not in decoders, nor where norms are Llama's."""
+        return not (self.causal or self.is_rms_normed)
+
+    @property
+    def query_size(self) -> int:
+        """Width of a token's queries, all heads together."""
+        return self.num_heads * self.head_size or self.hidden_size
 
     @property
     def key_value_size(self) -> int:
         """Width of a token's keys, and of its values."""
-        return self.hidden_size * (self.num_key_value_heads or self.num_heads) // self.num_heads
+        return self.query_size * (self.num_key_value_heads or self.num_heads) // self.num_heads
 
     @property
     def num_non_embedding_parameters(self) -> int:
