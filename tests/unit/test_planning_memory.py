@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,10 +90,21 @@ def test_offloaded_states_lie_in_host_memory() -> None:
 
 
 def test_adapters_leave_frozen_weights_and_little_else() -> None:
-    adapters = replace(XXL, trained_share=0.004, trains_embeddings=False, frozen_bytes=0.56)
+    adapters = replace(XXL, trained_share=0.004, trains_embeddings=False, four_bit=True)
     found = predict_memory(adapters, Layout("zero3", 1, activation_checkpointing=True), H200)
-    assert found.parameters < 0.6 * XXL.shape.num_parameters
+    assert 0.5 * XXL.shape.num_parameters < found.parameters < 0.75 * XXL.shape.num_parameters
     assert found.total / GIB < 15
+
+
+@pytest.mark.parametrize("engine", ["zero3", "fsdp2"])
+def test_four_bit_weights_lie_whole_on_every_device_and_are_not_gathered(engine: Any) -> None:
+    adapters = replace(XXL, trained_share=0.004, trains_embeddings=False)
+    shared, whole = (
+        predict_memory(workload, Layout(engine, 8, keep_gathered=True), H200)
+        for workload in (adapters, replace(adapters, four_bit=True))
+    )
+    assert whole.parameters > 0.5 * XXL.shape.num_non_embedding_parameters > 1.5 * shared.parameters
+    assert shared.buffers - whole.buffers > 1.9 * XXL.shape.num_non_embedding_parameters
 
 
 def test_rules_are_those_of_the_engines(root: Path) -> None:

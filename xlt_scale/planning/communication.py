@@ -47,8 +47,8 @@ def traffic(workload: Workload, layout: Layout, cluster: Cluster) -> Traffic:
         return _to_host(workload, layout, cluster)
     shape, width = workload.shape, value_bytes(workload)
     shards = layout.num_shards
-    layer = shape.num_parameters_per_layer
-    trained_layer = layer * workload.trained_share_of_layers
+    layer = workload.gathered_per_layer
+    trained_layer = shape.num_parameters_per_layer * workload.trained_share_of_layers
     embeddings = shape.num_embedding_parameters
     trained_embeddings = embeddings if workload.trains_embeddings else 0
 
@@ -76,7 +76,7 @@ def _to_host(workload: Workload, layout: Layout, cluster: Cluster) -> Traffic:
     shape = workload.shape
     layer, ends = (
         _FP32 * count / layout.num_shards / cluster.host_bandwidth
-        for count in (shape.num_parameters_per_layer, shape.num_embedding_parameters)
+        for count in (workload.gathered_per_layer, shape.num_embedding_parameters)
     )
     return Traffic(layer, 2 * layer, 2 * ends)
 

@@ -14,8 +14,6 @@ from xlt_scale.planning.workload import Lengths, Shape, Workload
 
 # Their attention has no interface for packed sequences, or ignores what it needs (docs/decisions.md).
 _PADDED_FAMILIES = ("xlnet", "t5", "mt5", "umt5", "deberta-v2", "rembert")
-# Four bits and a scale in 8 bits for 64 of them (Dettmers et al. 2023, section 3, double quantisation).
-_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class RunDescription:
             trains_embeddings=not phase.freeze_embeddings and phase.adapter is None,
             # Of a mixture the whole share too: memory is counted at the step that takes the most.
             masked_share=phase.masking if predicts_words else 0.0,
-            frozen_bytes=self._frozen_bytes(phase.adapter),
+            four_bit=phase.adapter is not None and phase.adapter.base == "nf4",
         )
 
     def _shape_with_words(self) -> Shape:
@@ -128,14 +126,6 @@ class RunDescription:
             num_parameters=self.shape.num_parameters + words,
             num_embedding_parameters=self.shape.num_embedding_parameters + words,
         )
-
-    def _frozen_bytes(self, adapter: AdapterOptions | None) -> float:
-        """Bytes of one frozen weight, the mean over tables and matrices."""
-        whole = 4.0 if self.precision == "fp32" else 2.0
-        if adapter is None or adapter.base != "nf4":
-            return whole
-        tables = self.shape.num_embedding_parameters / self.shape.num_parameters
-        return tables * whole + (1.0 - tables) * _NF4_BYTES
 
     def _shares(self, phase: PhaseOptions) -> dict[str, float]:
         """Of the steps, by task; of a list all tasks alike, as its weights come from data."""

@@ -30,6 +30,10 @@ UNCERTAINTY = 0.02
 COMMUNICATION_GIB = 1.0
 """What NCCL takes for its channels where devices talk to each other."""
 
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Of a weight: four bits, and a scale in 8 bits for 64 of them (Dettmers et al. 2023, section 3, double
+quantisation)."""
+
 _FP32 = 4
 
 
@@ -102,7 +106,6 @@ def moment_bytes(workload: Workload) -> float:
 def _held(workload: Workload, layout: Layout, device: Device) -> Held:
     shards, width = layout.num_shards, value_bytes(workload)
     trained = num_trained(workload)
-    frozen_bytes = workload.frozen_bytes if width == 2 else width
     masters, gradients, forward_weights = _FP32 * trained, 0.0, 0.0
     if layout.engine == "zero3":
         # In fp32 too: DeepSpeed compares a device with its name, so that it never takes the partition itself.
@@ -110,18 +113,21 @@ def _held(workload: Workload, layout: Layout, device: Device) -> Held:
         gradients = layout.gradient_bytes * trained
     elif is_alone(workload, layout, device) and width == 2:
         forward_weights = width * trained
-    frozen = frozen_bytes * (workload.shape.num_parameters - trained)
+    frozen, whole = width * max(workload.shape.num_parameters - trained, 0.0), 0.0
+    if workload.four_bit:
+        frozen = width * workload.shape.num_embedding_parameters
+        whole = NF4_BYTES * workload.shape.num_non_embedding_parameters
     moments = moment_bytes(workload)
     if layout.offload == "optimizer":
         # DeepSpeed leaves the forward weights on the device; with FSDP2 shards and gradients lie on the host.
         host = masters + moments + _FP32 * trained
         on_device = forward_weights + frozen if layout.engine == "zero3" else 0.0
         host += 0.0 if layout.engine == "zero3" else frozen
-        return Held(on_device / shards, 0.0, 0.0, host / shards)
+        return Held(on_device / shards + whole, 0.0, 0.0, host / shards)
     on_device = forward_weights + masters + frozen
     if layout.offload == "paged":
-        return Held(on_device / shards, 0.0, gradients / shards, moments / shards)
-    return Held(on_device / shards, moments / shards, gradients / shards)
+        return Held(on_device / shards + whole, 0.0, gradients / shards, moments / shards)
+    return Held(on_device / shards + whole, moments / shards, gradients / shards)
 
 
 def _backward_begins(workload: Workload, layout: Layout, tokens: float) -> Moment:
@@ -144,7 +150,7 @@ def _fsdp2_moments(workload: Workload, layout: Layout, device: Device, micro_bat
     shape, width, shards = workload.shape, value_bytes(workload), layout.num_shards
     accumulates = micro_batches.number > 1
     embeddings = shape.num_embedding_parameters if workload.trains_embeddings else 0
-    layer = shape.num_parameters_per_layer
+    layer = workload.gathered_per_layer
     gradients = 0.0 if layout.offload == "optimizer" else _FP32 * num_trained(workload) / shards
     begin = _backward_begins(workload, layout, micro_batches.largest)
     if is_alone(workload, layout, device):
@@ -153,7 +159,7 @@ def _fsdp2_moments(workload: Workload, layout: Layout, device: Device, micro_bat
         return [begin, Moment("backward ends", gradients, 0.0, of_embeddings), Moment("step", gradients)]
     of_layers = width * 3 * layer
     if keeps_gathered(workload, layout, device):
-        of_layers = width * (shape.num_non_embedding_parameters + layer)
+        of_layers = width * (shape.num_layers + 1) * layer
     gathered = width * shape.num_embedding_parameters + of_layers
     reduced = (width + 2 * _FP32) * layer * workload.trained_share_of_layers
     buffers = begin.buffers + gathered + reduced
@@ -175,14 +181,15 @@ def _zero3_moments(workload: Workload, layout: Layout, device: Device, micro_bat
     if shards > 1:
         # Released parameters come back within the reuse distance, counted through forward and backward, so they stay.
         within = min(ZERO3_REUSE_DISTANCE // 2, ZERO3_LIVE)
-        all_of_them = shape.num_parameters if keeps_gathered(workload, layout, device) else 0
-        live = width * max(min(shape.num_non_embedding_parameters, within), all_of_them)
+        of_layers = shape.num_layers * workload.gathered_per_layer
+        all_of_them = of_layers + shape.num_embedding_parameters if keeps_gathered(workload, layout, device) else 0
+        live = width * max(min(of_layers, within), all_of_them)
     matrix = shape.hidden_size * shape.intermediate_size
     in_reduction = (width + _FP32) * 2 * matrix if matrix > ZERO3_BUCKET else 2 * width * matrix
     begin = _backward_begins(workload, layout, micro_batches.largest)
     begin = Moment(begin.name, 0.0, begin.activations, begin.buffers + live + bucket + in_reduction)
     end_buffers = (width + _FP32) * embeddings + bucket
     if shards > 1:
-        end_buffers += width * (shape.num_embedding_parameters + shape.num_parameters_per_layer)
+        end_buffers += width * (shape.num_embedding_parameters + workload.gathered_per_layer)
     copied = 0.0 if layout.offload == "optimizer" else _FP32 * min(num_trained(workload) / shards, ZERO3_SUB_GROUP)
     return [begin, Moment("backward ends", 0.0, 0.0, end_buffers), Moment("step", 0.0, 0.0, copied + bucket)]

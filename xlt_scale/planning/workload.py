@@ -93,7 +93,7 @@ class Workload:
         unpadded: batches are real tokens only.
         trained_share: parameters that the optimiser steps, of all: 1.0, less with frozen embeddings or adapters.
         masked_share: tokens that masked language modelling predicts; 0.0 for other tasks.
-        frozen_bytes: bytes of one frozen weight (2 in bf16, about 0.56 in NF4).
+        four_bit: the layers' frozen matrices lie in NF4, whole on every device; nobody gathers them.
         sliced_loss: scores over the vocabulary exist for a slice at a time (`modeling/vocabulary_loss.py`).
     """
 
@@ -107,7 +107,7 @@ class Workload:
     trained_share: float = 1.0
     trains_embeddings: bool = True
     masked_share: float = 0.0
-    frozen_bytes: float = 2.0
+    four_bit: bool = False
     sliced_loss: bool = True
 
     @property
@@ -115,6 +115,11 @@ class Workload:
         """Of the layers' weights: all, or with adapters next to none."""
         trained = self.trained_share * self.shape.num_parameters
         return 1.0 if trained >= 0.5 * self.shape.num_non_embedding_parameters else self.trained_share
+
+    @property
+    def gathered_per_layer(self) -> int:
+        """Parameters of a layer that lie in shards and are gathered for it."""
+        return 0 if self.four_bit else self.shape.num_parameters_per_layer
 
 
 @dataclass(frozen=True)
