@@ -81,7 +81,7 @@ def _flops(size: ModelSize, lengths: np.ndarray, num_pairs: int) -> float:
     scale = num_pairs / len(lengths)
     tokens, squares = lengths.sum() * scale, (lengths.astype(float) ** 2).sum() * scale
     parameters = size.num_non_embedding_parameters
-    return training_flops(parameters, size.num_layers, size.hidden_size, int(tokens), int(squares))
+    return training_flops(parameters, size.num_layers, size.attention_width, int(tokens), int(squares))
 
 
 if __name__ == "__main__":

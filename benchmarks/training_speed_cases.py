@@ -19,6 +19,7 @@ CHOICES = {
     "checkpointing": ("none", "full", "selective"),
     "offload": ("none", "optimizer", "paged"),
     "keep_gathered": ("auto", "true", "false"),
+    "adapter": ("none", "lora", "nf4"),
 }
 
 
@@ -31,6 +32,7 @@ class Case:
         stack: ours, or Hugging Face's sequence classifier under DeepSpeed ZeRO-3, accelerate's FSDP2, the Trainer, or
             a plain loop.
         engine, budget: ours alone: tokens of a micro-batch at most.
+        adapter: ours alone: LoRA of rank 16 beside frozen weights in bf16 ('lora') or in four bits ('nf4').
         batching, micro_batch: the stock stacks alone: padded to the longest allowed, or grouped by length and padded to
             the longest of each micro-batch; examples of a micro-batch.
         size: a name of the ladder ('xlmr-xl'), one with fewer layers ('xlmr-xl:4'), or LAYERSxHIDDEN ('4x256').
@@ -55,6 +57,7 @@ class Case:
     float8: bool = False
     offload: str = "none"
     keep_gathered: str = "auto"
+    adapter: str = "none"
     steps: int = 20
     warmup: int = 5
     seed: int = 1
@@ -91,6 +94,7 @@ class Case:
             parts.append(f"checkpointing {self.checkpointing}/{self.checkpoint_every}")
         parts += [f"offload {self.offload}"] if self.offload != "none" else []
         parts += [f"keep_gathered {self.keep_gathered}"] if self.keep_gathered != "auto" else []
+        parts += [self.adapter] if self.adapter != "none" else []
         return ", ".join(parts)
 
     @property
@@ -244,6 +248,21 @@ def _gpu_xxl(base: Case) -> Iterator[Case]:
     yield replace(base, stack="deepspeed", batching="grouped", batch=1024, micro_batch=32, **full | {"compile": False})
 
 
+def _gpu_beyond(base: Case) -> Iterator[Case]:
+    """Decoders above 12 billion parameters, read in both directions, on one card: adapters, and their states in full
+    where they fit.
+    """
+    base = replace(base, batch=128, budget=8_192, checkpointing="full", steps=20, warmup=3)
+    yield replace(base, size="qwen3-14b", adapter="lora", trace=True)
+    yield replace(base, size="qwen3-14b", adapter="lora", compile=True)
+    yield replace(base, size="gemma3-12b", adapter="lora")
+    yield replace(base, size="gemma3-27b", adapter="nf4")
+    yield replace(base, size="qwen3-32b", adapter="nf4")
+    yield replace(base, size="gemma3-27b", adapter="lora")
+    yield replace(base, size="qwen3-8b", optimizer="adamw_8bit")
+    yield replace(base, size="qwen3-14b", optimizer="adamw_8bit", offload="paged", batch=32)
+
+
 def _gpu_checks(base: Case) -> Iterator[Case]:
     """Loss curves and our loop's overhead, with shapes that take a minute."""
     yield replace(base, work="losses", size="micro-small", batch=32, steps=200)
@@ -257,6 +276,7 @@ _SUITES = {
     "gpu-xl": _gpu_xl,
     "gpu-large": _gpu_large,
     "gpu-xxl": _gpu_xxl,
+    "gpu-beyond": _gpu_beyond,
     "gpu-checks": _gpu_checks,
     "none": lambda base: iter(()),
 }

@@ -45,7 +45,9 @@ def make_request(
     )
     plan = plan_encoder(options)
     heads = (HeadSpec(HEAD, "classification", num_labels),)
+    adapter = None if case.adapter == "none" else {"base": "nf4" if case.adapter == "nf4" else "full"}
     settings: dict[str, Any] = {
+        "adapter": adapter,
         "name": HEAD,
         "task": HEAD,
         "steps": 1,
@@ -55,13 +57,14 @@ def make_request(
         "weight_decay": WEIGHT_DECAY,
         "gradient_clipping": CLIPPING,
     }
+    options = PhaseOptions(**settings | phase)
     return EngineRequest(
         world=world,
         plan=plan,
         heads=heads,
-        parameters=describe_parameters(plan, heads),
+        parameters=describe_parameters(plan, heads, options.adapter),
         options=engine_options(case),
-        phase=PhaseOptions(**settings | phase),
+        phase=options,
         precision=case.precision,
         only_scores=case.work == "evaluate",
     )

@@ -70,9 +70,12 @@ def _per_processor_second(answers: Sequence[Result]) -> float | None:
 
 
 def _flops(case: Case, tokens: int, squares: int) -> float:
-    """Of real tokens: forward and backward, or, for evaluation, the forward third of that."""
+    """Of real tokens: forward and backward, or, for evaluation, the forward third of that. Frozen weights get no
+    gradient, so that beside adapters a third of the products falls away.
+    """
     shape = case.shape
-    whole = training_flops(shape.num_non_embedding_parameters, shape.num_layers, shape.hidden_size, tokens, squares)
+    parameters = shape.num_non_embedding_parameters * (1.0 if case.adapter == "none" else 2 / 3)
+    whole = training_flops(round(parameters), shape.num_layers, shape.attention_width, tokens, squares)
     return whole / 3 if case.work == "evaluate" else whole
 
 
@@ -80,7 +83,8 @@ def _recomputed(case: Case) -> float:
     """Recomputed share of the counted operations: a forward pass of the checkpointed layers. Selective checkpointing
     keeps matrix products and attention, so it recomputes none that are counted.
     """
-    return 1 / 3 / case.checkpoint_every if case.checkpointing == "full" and case.work == "train" else 0.0
+    forward = 1 / 3 if case.adapter == "none" else 1 / 2
+    return forward / case.checkpoint_every if case.checkpointing == "full" and case.work == "train" else 0.0
 
 
 def write_report(
