@@ -142,9 +142,13 @@ def test_a_configuration_that_is_not_reached_yet_is_a_row(name: str, tmp_path: P
 def test_what_cannot_be_measured_is_a_row_with_its_reason(tmp_path: Path) -> None:
     case = "device=cpu size=1x64 batch=4 micro_batch=4 budget=512 steps=2 warmup=1 precision=fp32 stack=ours,accelerate"
     command = [sys.executable, str(BENCHMARKS / "training_speed.py"), "--suite", "none", "--case", case]
-    subprocess.run([*command, "--output", str(tmp_path)], check=True, capture_output=True, timeout=240)
-    found = json.loads(next(tmp_path.glob("training_speed_cpu_*.json")).read_text())
-    ours, accelerate = found["results"]
+    done = subprocess.run([*command, "--output", str(tmp_path)], capture_output=True, text=True, timeout=240)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    [file] = tmp_path.glob("*.json")
+    ours, accelerate = json.loads(file.read_text())["results"]
+    assert ours["answers"][0]["status"] == "measured", f"{ours['answers']}\n{said}"
+    assert file.name.startswith("training_speed_cpu_")
     assert ours["speed"]["tokens_per_second"] > 0
     assert accelerate["answers"][0]["status"] == "not supported"
     page = next(tmp_path.glob("*.md")).read_text()

@@ -14,7 +14,8 @@ from xlt_scale.errors import UserError
 class Meeting:
     """What the processes have in common before they have a process group: the launcher's key-value store.
 
-    Made on every rank; returns when all have come. The launcher has set RANK, WORLD_SIZE and MASTER_*.
+    Made on every rank; returns when all have come. The launcher has set RANK, WORLD_SIZE and MASTER_*. A process that
+    is alone has nobody to tell an address: its store takes a free port, and MASTER_* say which.
 
     Args:
         patience: how long to wait for the others.
@@ -26,7 +27,10 @@ class Meeting:
 
     def __init__(self, patience: timedelta) -> None:
         try:
-            store, self.rank, self.size = next(dist.rendezvous("env://", timeout=patience))
+            if os.environ["WORLD_SIZE"] == "1":
+                store, self.rank, self.size = _store_of_one(patience), 0, 1
+            else:
+                store, self.rank, self.size = next(dist.rendezvous("env://", timeout=patience))
         except (dist.DistNetworkError, dist.DistStoreError) as error:
             raise _why_not_met(error) from None
         self.store: dist.Store = store
@@ -51,6 +55,14 @@ class Meeting:
                 f"{self.size - len(missing)} of {self.size} processes have come to {_address()} within "
                 f"{patience.total_seconds():.0f} s; missing: rank {', '.join(missing)}"
             ) from None
+
+
+def _store_of_one(patience: timedelta) -> dist.Store:
+    # Not at the port that is told: it may have been free when it was looked for, and taken since, or be the store's of
+    # the process that has started this one and handed on its environment.
+    store = dist.TCPStore("127.0.0.1", 0, world_size=1, is_master=True, timeout=patience)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port))
+    return store
 
 
 def _why_not_met(error: Exception) -> Exception:
