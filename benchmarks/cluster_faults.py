@@ -193,6 +193,7 @@ def write_study(place: Path, name: str, small: bool) -> Path:
     if small:
         table |= {"arms": table["arms"][:2], "targets": table["targets"][:1]}
         table["seeds"] = {"intermediate": [1], "target": [1]}
+        del table["resources"]["hours_per_job"]
         for part in (*table["pretraining"], table["intermediate"], *(target["phase"] for target in table["targets"])):
             part["steps"] = 30
     table["run"]["data"] = {"cache": str(place / "cache")}
@@ -260,7 +261,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, default=60.0, help="give up after so long")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS, help="default: all")
-    parser.add_argument("--small", action="store_true", help="a study of a few phases, as the tests use it")
+    parser.add_argument("--small", action="store_true", help="a study of a few phases in one job, as the tests use it")
     parser.add_argument("--report", type=Path, help="file to write, in Markdown")
     parser.add_argument("--keep", type=Path, help="folder for everything, kept")
     arguments = parser.parse_args()

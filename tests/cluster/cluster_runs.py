@@ -17,6 +17,10 @@ from typing import Any
 from two_nodes import ClusterError, TwoNodes
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "distributed"))
+
+from launch import program as program  # noqa: E402
+
 SLURM = ROOT / "slurm"
 TRAIN = ROOT / "launch" / "train.py"
 ENVIRONMENT = Path(sys.prefix)

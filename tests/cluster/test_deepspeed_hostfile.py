@@ -64,19 +64,17 @@ def deepspeed(cluster: TwoNodes, tmp_path: Path) -> Launcher:
     return Launcher(cluster, tmp_path)
 
 
-def test_ranks_start_on_both_nodes_and_get_what_the_file_lists(cluster: TwoNodes, deepspeed: Launcher) -> None:
-    deepspeed.environment(DS_ACCELERATOR="cpu", GREETING="good day")
+def test_ranks_start_on_both_nodes_get_what_the_file_lists_and_are_heard(
+    cluster: TwoNodes, deepspeed: Launcher
+) -> None:
+    deepspeed.environment(DS_ACCELERATOR="cpu", GREETING="good day", GREETING_CODE="85")
     said = deepspeed(words='"a b" c', before="OWN_VALUE=1")
-    assert said.code == 0 and said.hosts == ["node1", "node2"], said.output
+    assert said.code == 85, "a rank's exit code comes back"
+    assert said.hosts == ["node1", "node2"], said.output
     for rank in said.ranks:
         assert rank["GREETING"] == "good day" and rank["words"] == ["a b", "c"]
         assert rank["MASTER_ADDR"] == cluster.address("node1"), "asked over ssh"
         assert "OWN_VALUE" not in rank, "the launcher's own environment stays where it is"
-
-
-def test_a_ranks_exit_code_comes_back(deepspeed: Launcher) -> None:
-    deepspeed.environment(DS_ACCELERATOR="cpu", GREETING_CODE="85")
-    assert deepspeed().code == 85
 
 
 def test_nodes_may_have_unequal_slots_and_single_ones_may_be_left_out(deepspeed: Launcher) -> None:

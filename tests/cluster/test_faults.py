@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster_runs import ClusterRun, finish, job_history, job_log, make_run, submit, wait_for_step
+from cluster_runs import TRAIN, ClusterRun, finish, job_history, job_log, make_run, program, submit, wait_for_step
 from two_nodes import NODES, TwoNodes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -99,9 +99,14 @@ def start(cluster: TwoNodes, cache: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def undisturbed(start: Start) -> dict[int, float]:
-    """The losses of the run on two nodes."""
-    return start("train_torchrun.sbatch", "fsdp2").ends()
+def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """The losses of the run by two ranks of this machine."""
+    place = tmp_path_factory.mktemp("undisturbed") / "place"
+    run = make_run(place, "fsdp2", steps=STEPS, slowness=SLOWNESS, cache=cache)
+    further = [word for setting in COMMON for word in ("--set", setting)]
+    with program(TRAIN, ["--run", str(run.file), *further], 2, place / "ranks") as job:
+        assert job.wait(240) == 0, job.output
+    return run.losses()
 
 
 @pytest.fixture(autouse=True)
@@ -122,29 +127,18 @@ def whole(cluster: TwoNodes) -> Iterator[TwoNodes]:
         cluster.resume(node)
 
 
-def test_the_time_limit_of_slurm_leads_to_a_checkpoint_a_requeue_and_the_same_run(
-    start: Start, cluster: TwoNodes, undisturbed: dict[int, float]
-) -> None:
-    # SLURM sends it up to half a minute before: at some second from the 15th to the 45th.
-    options = ("--nodes=2", "--time=2", "--signal=USR1@75")
-    cluster.slow_link("node2", SLOW)
-    try:
-        job = start("train_torchrun.sbatch", "fsdp2", "checkpoints.seconds_before_end=0", options=options)
-        job.is_requeued(seconds=120)
-    finally:
-        cluster.slow_link("node2", 0)
-    assert "SIGUSR1 came; phase pretrain is saved at step" in job.log
-    assert job.ends(seconds=240) == undisturbed
-
-
-def test_a_signal_a_killed_rank_and_a_cut_cable_end_the_job_everywhere_and_the_rest_runs_on_one_node(
+def test_a_time_limit_a_killed_rank_and_a_cut_cable_end_the_job_everywhere_and_the_rest_runs_on_one_node(
     start: Start, whole: TwoNodes, undisturbed: dict[int, float]
 ) -> None:
-    steps = 40
-    job = start("train_torchrun.sbatch", "fsdp2", options=("--nodes=1-2",), every=5, steps=steps)
-    job.reaches(2)
-    whole.control("scancel", "--signal=USR1", job.number)
-    job.is_requeued(seconds=30)
+    # SLURM sends it up to half a minute before: at some second from the 15th to the 45th.
+    options = ("--nodes=1-2", "--time=2", "--signal=USR1@75")
+    whole.slow_link("node2", SLOW)
+    try:
+        job = start("train_torchrun.sbatch", "fsdp2", "checkpoints.seconds_before_end=0", options=options, every=5)
+        job.is_requeued(seconds=120)
+    finally:
+        whole.slow_link("node2", 0)
+    whole.control("scontrol", "update", f"jobid={job.number}", "timelimit=60")
     step = job.goes_on()
     assert f"SIGUSR1 came; phase pretrain is saved at step {step}" in job.log
 
@@ -157,23 +151,24 @@ def test_a_signal_a_killed_rank_and_a_cut_cable_end_the_job_everywhere_and_the_r
     step = job.run.last_step()
 
     job.reaches(step + 7)
-    before = job.run.last_step()
     whole.cut_link("node2")
+    on_two_nodes = job.run.losses()
     assert_everybody_ends(whole, within=LOST_AFTER + 12)
     job.is_requeued(seconds=60)
     assert "lost: rank 1 on node2" in job.log and "not heard of for 8 s" in job.log
     # Lost twice, the node is left out, if SLURM has not called it down before; the other one goes on alone.
-    assert job.goes_on() >= before - 5
+    assert job.goes_on() >= len(on_two_nodes) - 5
     losses = job.ends()
     assert [end["lost_node"] for end in job_history(job.place, job.number)] == ["", "node2", "node2"]
     assert f"start {job.restarts + 1} of job {job.number}: 1 nodes (node1)" in job.log
-    assert losses == pytest.approx(first(steps, undisturbed), rel=1e-5)
+    assert on_two_nodes == first(len(on_two_nodes), undisturbed), "to the last bit"
+    assert losses == pytest.approx(undisturbed, rel=1e-5)
 
 
 def test_under_deepspeed_a_slurmd_that_dies_costs_the_steps_since_the_last_checkpoint_and_signals_come_through(
     start: Start, whole: TwoNodes, undisturbed: dict[int, float]
 ) -> None:
-    steps = 40
+    steps = 30
     job = start("train_deepspeed.sbatch", "zero3", every=5, steps=steps)
     job.reaches(12)
     whole.kill_slurmd("node2")

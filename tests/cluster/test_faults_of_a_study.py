@@ -25,4 +25,5 @@ def test_a_study_on_two_nodes_ends_with_the_records_of_an_undisturbed_one(
     options += ["--kinds", "rank killed", "control process killed"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "* 2 faults: control process killed 1, rank killed 1" in done.stdout
     assert "equal to the undisturbed study's to the last bit: yes" in done.stdout

@@ -4,13 +4,14 @@ import contextlib
 import json
 import multiprocessing
 import os
+import random
 import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -39,6 +40,7 @@ def launch(
     folder: Path,
     seconds: float = 200.0,
     environment: Mapping[str, str] = MappingProxyType({}),
+    variables: Mapping[str, str] = MappingProxyType({}),
     ranks_per_node: int = 0,
 ) -> list[Any]:
     """Run `workers/<worker>.py` on `world_size` ranks; what each rank answered, in rank order.
@@ -47,36 +49,16 @@ def launch(
     when the time is up, all are killed, and the test fails with what each of them printed. With `ranks_per_node`, local
     ranks are counted as on several nodes.
 
-    Ranks are forked from a process that has imported what they need, which costs each some seconds otherwise. With an
-    `environment` each is a Python of its own: some variables count when a process begins.
+    Ranks are forked from a process that has imported what they need, which costs each some seconds otherwise, and have
+    the `variables`. With an `environment` each is a Python of its own: some variables count when a process begins.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job))
-    shared = os.environ | {
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(ranks_per_node or world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
-        **environment,
-    }
-    start = _Started if environment else _Forked
-    ranks: list[Rank] = []
-    try:
-        for rank in range(world_size):
-            numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank % (ranks_per_node or world_size))}
-            arguments = [f"{WORKERS / worker}.py", str(folder / "job.json"), str(_answer(folder, rank))]
-            ranks.append(start(arguments, shared | numbers, _output(folder, rank)))
+    words = [
+        [f"{WORKERS / worker}.py", str(folder / "job.json"), str(_answer(folder, rank))] for rank in range(world_size)
+    ]
+    with _running(words, folder, environment, variables, ranks_per_node) as ranks:
         in_time = _wait(ranks, seconds)
-    finally:
-        for one in ranks:
-            _kill(one)
-        # DeepSpeed's buffers for ranks of one machine, which no process of it takes away: 140 MB of memory a group.
-        for buffer in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{shared['MASTER_PORT']}_*"):
-            buffer.unlink()
     outputs = [_output(folder, rank).read_text(errors="replace") for rank in range(world_size)]
     exit_codes = [one.code() for one in ranks]
     if any(exit_codes):
@@ -84,6 +66,85 @@ def launch(
         tails = "\n".join(f"--- rank {rank}\n{text[-4000:]}" for rank, text in enumerate(outputs))
         raise AssertionError(f"worker {worker} at {world_size} ranks {what}\n{tails}")
     return [json.loads(_answer(folder, rank).read_text()) for rank in range(world_size)]
+
+
+class Program:
+    """Ranks of a program that are under way, or over."""
+
+    def __init__(self, ranks: Sequence[Rank], logs: Sequence[Path]) -> None:
+        self._ranks, self._logs = ranks, logs
+
+    @property
+    def log(self) -> Path:
+        """What rank 0 prints."""
+        return self._logs[0]
+
+    @property
+    def output(self) -> str:
+        """What all have printed so far, one after another."""
+        return "".join(log.read_text(errors="replace") for log in self._logs if log.exists())
+
+    def poll(self) -> int | None:
+        """The first exit code that is not 0, or 0; None while one runs."""
+        codes = [rank.code() for rank in self._ranks]
+        return None if None in codes else next(filter(None, codes), 0)
+
+    def wait(self, timeout: float) -> int:
+        """Wait until all have ended, or until soon after one has failed.
+
+        Raises:
+            AssertionError: they have not, in time.
+        """
+        assert _wait(self._ranks, timeout), self.output[-6000:]
+        return next(filter(None, [rank.code() for rank in self._ranks]), 0)
+
+
+@contextlib.contextmanager
+def program(script: Path, arguments: Sequence[str], world_size: int, folder: Path) -> Iterator[Program]:
+    """The ranks of a program of the product without its launcher, forked as workers are; killed in the end.
+
+    For tests that do not ask how a program is started: with a launcher that takes as long as some hundred steps.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _running([[str(script), *arguments]] * world_size, folder) as ranks:
+        yield Program(ranks, [_output(folder, rank) for rank in range(world_size)])
+
+
+@contextlib.contextmanager
+def _running(
+    words: Sequence[Sequence[str]],
+    folder: Path,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    variables: Mapping[str, str] = MappingProxyType({}),
+    ranks_per_node: int = 0,
+) -> Iterator[list[Rank]]:
+    """A process for each element of `words`: a script and its arguments."""
+    local_size = ranks_per_node or len(words)
+    shared = os.environ | {
+        "WORLD_SIZE": str(len(words)),
+        "LOCAL_WORLD_SIZE": str(local_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])),
+        **environment,
+        **variables,
+    }
+    start = _Started if environment else _Forked
+    ranks: list[Rank] = []
+    try:
+        for rank, arguments in enumerate(words):
+            numbers = {"RANK": str(rank), "LOCAL_RANK": str(rank % local_size)}
+            ranks.append(start(arguments, shared | numbers, _output(folder, rank)))
+        yield ranks
+    finally:
+        for one in ranks:
+            _kill(one)
+        # DeepSpeed's buffers for ranks of one machine, which no process of it takes away: 140 MB of memory a group.
+        for buffer in Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_*_{shared['MASTER_PORT']}_*"):
+            buffer.unlink()
 
 
 class _Started:
@@ -156,7 +217,7 @@ def _work(arguments: list[str], environment: dict[str, str], output: str) -> Non
     runpy.run_path(arguments[0], run_name="__main__")
 
 
-def _wait(ranks: list[Rank], seconds: float) -> bool:
+def _wait(ranks: Sequence[Rank], seconds: float) -> bool:
     """Whether all ended in time; returns soon after the first that failed."""
     deadline = time.monotonic() + seconds
     grace = None
@@ -177,10 +238,13 @@ def _kill(rank: Rank) -> None:
     rank.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """Below the ports that the system gives to whoever asks for any: nobody takes it before rank 0 does."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _answer(folder: Path, rank: int) -> Path:

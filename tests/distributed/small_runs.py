@@ -12,7 +12,12 @@ from launch import REPOSITORY, launch
 ENGINES = ("zero3", "fsdp2")
 FAMILIES = ("xlm-roberta-xl", "modernbert", "t5", "mt5", "xlnet", "albert")
 SHORT, LONG = 8, 20
-FORMAT_STEPS, FEWER_FORMAT_STEPS = 36, 24
+FORMAT_STEPS = 24
+"""In so many steps a mixture has trained every format."""
+
+LOPSIDED_STEPS = 4
+"""With a micro-batch for every example."""
+
 SMALL_BUDGET = 64
 
 Answers = dict[str, list[Any]]
@@ -32,7 +37,7 @@ class SmallRuns:
         for name in ENGINES:
             actions[name] = self._train(name, LONG)
             actions[f"{name} frozen"] = self._train(name, SHORT, phase={"freeze_embeddings": True})
-            actions[f"{name} formats"] = self._train(name, FEWER_FORMAT_STEPS, formats=True)
+            actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
         actions["zero3 unknown setting"] = {
             "do": "build_refused",
             "engine": self._deepspeed({"stage": 3, "colour": "red"}),
@@ -48,7 +53,7 @@ class SmallRuns:
         actions: dict[str, Any] = {}
         for name in ENGINES:
             actions[name] = self._train(name, 3)
-            actions[f"{name} formats"] = self._train(name, FEWER_FORMAT_STEPS, formats=True)
+            actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
         return self._run(3, actions)
 
     @cached_property
@@ -59,7 +64,7 @@ class SmallRuns:
         for name in ENGINES:
             actions[name] = self._train(name, LONG)
             actions[f"{name} one micro-batch"] = self._train(name, SHORT, max_tokens_per_micro_batch=10_000)
-            actions[f"{name} lopsided"] = self._train(name, SHORT, lopsided=True)
+            actions[f"{name} lopsided"] = self._train(name, LOPSIDED_STEPS, lopsided=True)
             actions[f"{name} frozen"] = self._train(name, SHORT, phase={"freeze_embeddings": True})
             actions[f"{name} unclipped"] = self._train(name, SHORT, phase={"gradient_clipping": 0.0})
             actions[f"{name} formats"] = self._train(name, FORMAT_STEPS, formats=True)
@@ -71,7 +76,7 @@ class SmallRuns:
                     "budget": budget,
                 }
             actions[f"{name} checkpointing"] = self._train(name, SHORT, activation_checkpointing=True)
-            actions[f"{name} bf16"] = self._train(name, LONG, precision="bf16")
+            actions[f"{name} bf16"] = self._train(name, SHORT, precision="bf16")
             actions[f"{name} bf16 frozen"] = self._train(name, 3, precision="bf16", phase={"freeze_embeddings": True})
             actions[f"{name} loads after prediction"] = {"do": "load_after_prediction", "engine": {"name": name}}
             for budget in (40, 5000):

@@ -36,8 +36,10 @@ def test_the_same_engine_and_world_size_go_on_with_the_same_bits(
 
 def test_hyper_parameters_come_back_by_the_group_s_name(checkpoint_runs: CheckpointRuns) -> None:
     """The loading engine was built with others. Both groups must not get the settings of the first."""
-    for saver, loader in (ENGINES, reversed(ENGINES)):
-        found = checkpoint_runs.loaded(2)[f"{loader} loads {saver} 3"][0]
+    for saver, saving, loader, loading in CROSSINGS:
+        if saver == loader:
+            continue
+        found = checkpoint_runs.loaded(loading)[f"{loader} loads {saver} {saving}"][0]
         assert found["num_steps"] == 5
         common = {"lr": PHASE["learning_rate"], "betas": [0.9, 0.999], "eps": 1e-8}
         assert found["settings"] == {

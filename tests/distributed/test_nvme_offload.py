@@ -46,7 +46,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "memory to nvme": {"do": "load", "engine": nvme, "folder": from_memory} | wide,
     }
     # DeepSpeed compiles its asynchronous I/O at first use.
-    found = launch("checkpoint_actions", 2, actions, folder, seconds=280, environment={"XLT_SCALE_NVME": str(swap)})
+    found = launch("checkpoint_actions", 2, actions, folder, seconds=280, variables={"XLT_SCALE_NVME": str(swap)})
     assert list(swap.iterdir()) == []  # every engine has taken its own away
     return found
 

@@ -3,11 +3,11 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "distributed"))
+
+from launch import Program, free_port, program  # noqa: E402
+
 BIN = Path(sys.executable).parent
 TRAIN = str(ROOT / "launch" / "train.py")
 MICRO = str(ROOT / "launch" / "runs" / "micro.toml")
@@ -38,12 +42,6 @@ class Finished:
     code: int
     output: str
     seconds: float
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def launcher(name: str, processes: int = 2) -> list[str]:
@@ -93,6 +91,19 @@ def training(
     return command
 
 
+def forked(folder: Path, cache: Path, *settings: str, run: str = MICRO) -> AbstractContextManager[Program]:
+    """The same run by two ranks that no launcher starts, which takes a fraction of the time; killed at the end."""
+    _, _, *words = training("python", folder, cache, *settings, run=run)
+    return program(Path(TRAIN), words, 2, folder.with_name(f"{folder.name}-ranks"))
+
+
+def train_forked(folder: Path, cache: Path, *settings: str, run: str = MICRO) -> Finished:
+    """Two forked ranks, to their end."""
+    began = time.monotonic()
+    with forked(folder, cache, *settings, run=run) as job:
+        return Finished(job.wait(240), job.output, time.monotonic() - began)
+
+
 def train(
     name: str, folder: Path, cache: Path, *settings: str, run: str = MICRO, dash_dash_run: bool = True
 ) -> Finished:
@@ -124,7 +135,9 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, limit: float = 120) -> None:
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[bytes] | Program, log: Path, limit: float = 120
+) -> None:
     """Wait for what a process that runs beside the test will do."""
     deadline = time.monotonic() + limit
     while not condition():

@@ -180,10 +180,8 @@ def test_an_output_folder_that_cannot_be_made(world: World, tmp_path: Path, cach
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("name", ["deepspeed", "torchrun"])
-def test_two_ranks_print_one_line_and_end(name: str, tmp_path: Path, cache: Path) -> None:
-    settings = ("engine.name=fsdp2", "model.max_length=600", *SHORT)
-    ended = train(name, tmp_path, cache, *settings, dash_dash_run=name != "torchrun")
+def test_two_ranks_print_one_line_and_end(tmp_path: Path, cache: Path) -> None:
+    ended = train("deepspeed", tmp_path, cache, "engine.name=fsdp2", "model.max_length=600", *SHORT)
     assert ended.output.count("error: model.max_length = 600") == 1
     assert ended.code != 0
     assert ended.seconds < 60

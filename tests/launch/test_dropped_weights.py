@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import Finished, scores, train
+from runs import MICRO, scores
+
+from xlt_scale.config import load_run
+from xlt_scale.engines.world import World
+from xlt_scale.errors import UserError
+from xlt_scale.training.run import run
 
 SETTINGS = [
     "phases.pretrain.steps=4",
@@ -19,15 +24,15 @@ SETTINGS = [
 ]
 
 
-def start(folder: Path, cache: Path, *further: str, languages: str = "['qen']") -> Finished:
-    return train("python", folder, cache, *SETTINGS, f"phases.target.evaluate_languages={languages}", *further)
+def go(folder: Path, cache: Path, *further: str, languages: str = "['qen']") -> None:
+    places = (f"output={folder}", f"data.cache={cache}")
+    run(load_run(MICRO, [*places, *SETTINGS, f"phases.target.evaluate_languages={languages}", *further]))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+def folder(world: World, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
     place = tmp_path_factory.mktemp("dropped")
-    done = start(place, cache)
-    assert done.code == 0, done.output
+    go(place, cache)
     return place
 
 
@@ -48,13 +53,15 @@ def test_scores_predictions_and_the_cost_of_training_stay(folder: Path) -> None:
     assert [point["step"] for point in training["curve"] if "loss" in point][-1] == 2
 
 
-def test_a_second_start_has_nothing_to_do_and_one_that_scores_more_trains_it_again(folder: Path, cache: Path) -> None:
+def test_a_second_start_has_nothing_to_do_and_one_that_scores_more_trains_it_again(
+    folder: Path, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = scores(folder / "phases" / "target")
-    again = start(folder, cache)
-    assert "phase target: finished before" in again.output
-    more = start(folder, cache, languages="['qen', 'qea']")
-    assert more.code == 0, more.output
-    assert "phase target: its weights were removed when it was scored; trained again to score more" in more.output
+    go(folder, cache)
+    assert "phase target: finished before" in capfd.readouterr().err
+    go(folder, cache, languages="['qen', 'qea']")
+    said = capfd.readouterr().err
+    assert "phase target: its weights were removed when it was scored; trained again to score more" in said
     after = scores(folder / "phases" / "target")
     assert set(after["micro-valence"]) == {"qen", "qea"}
     assert after["micro-valence"]["qen"] == before["micro-valence"]["qen"]
@@ -63,6 +70,5 @@ def test_a_second_start_has_nothing_to_do_and_one_that_scores_more_trains_it_aga
 
 def test_a_phase_cannot_start_from_dropped_weights(folder: Path, cache: Path, tmp_path: Path) -> None:
     parent = folder / "phases" / "target"
-    refused = start(tmp_path, cache, f"phases.intermediate.parent={parent}")
-    assert refused.code == 2
-    assert "were removed once it was scored (weights = 'drop')" in refused.output
+    with pytest.raises(UserError, match=r"were removed once it was scored \(weights = 'drop'\)"):
+        go(tmp_path, cache, f"phases.intermediate.parent={parent}")

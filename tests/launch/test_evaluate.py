@@ -160,11 +160,10 @@ def test_an_error_ends_all_ranks_with_one_line(micro: Path, cache: Path, tmp_pat
     shutil.copytree(micro / "result", model)
     shutil.copytree(micro.parents[1] / "tokenizer", model / "tokenizer")
     damage(model)
-    for tasks, said in ((["micro-topic"], "has no head 'micro-topic'"), (["micro-valence"], "did not arrive as it")):
-        done = command("torchrun", model, tasks, tmp_path, cache)
-        assert done.code != 0 and done.seconds < 60
-        assert [line for line in done.output.splitlines() if line.startswith("error: ") and said in line]
-        assert "rank 0 failed" not in done.output and "rank 1 failed" not in done.output
+    done = command("torchrun", model, ["micro-valence"], tmp_path, cache)
+    assert done.code != 0 and done.seconds < 60
+    assert [line for line in done.output.splitlines() if line.startswith("error: ") and "did not arrive as it" in line]
+    assert "rank 0 failed" not in done.output and "rank 1 failed" not in done.output
 
 
 def damage(checkpoint: Path) -> None:

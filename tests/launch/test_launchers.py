@@ -4,7 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from runs import SHORT, Finished, rows, scores, train
+from runs import MICRO, SHORT, Finished, rows, scores, train
+
+from xlt_scale.config import load_run
+from xlt_scale.engines.world import World
+from xlt_scale.training.run import run
 
 pytestmark = pytest.mark.distributed
 
@@ -79,35 +83,41 @@ def test_a_metrics_row_has_every_documented_key(finished: dict[str, tuple[Path, 
     assert row["mfu"] is None, "a processor's peak is not known"
 
 
-def test_a_finished_run_is_taken_over(finished: dict[str, tuple[Path, Finished]], cache: Path) -> None:
+def go(run_file: str | Path, folder: Path, cache: Path, *settings: str) -> None:
+    """A run in this process, alone."""
+    run(load_run(run_file, [f"output={folder}", f"data.cache={cache}", *settings]))
+
+
+def test_a_finished_run_is_taken_over(
+    finished: dict[str, tuple[Path, Finished]], world: World, cache: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder = finished["fsdp2 without a launcher"][0]
     before = (folder / "metrics.jsonl").read_text()
-    again = train("python", folder, cache, "engine.name=fsdp2", *SHORT)
-    assert again.code == 0, again.output
-    assert again.output.count("finished before (") == 4
+    go(MICRO, folder, cache, "engine.name=fsdp2", *SHORT)
+    assert capfd.readouterr().err.count("finished before (") == 4
     assert (folder / "metrics.jsonl").read_text() == before
 
 
 def test_a_changed_option_trains_that_phase_and_its_children_anew(
-    finished: dict[str, tuple[Path, Finished]], cache: Path
+    finished: dict[str, tuple[Path, Finished]], world: World, cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = finished["fsdp2 without a launcher"][0]
-    again = train("python", folder, cache, "engine.name=fsdp2", *SHORT, "phases.intermediate.learning_rate=2e-3")
-    assert again.code == 0, again.output
-    assert "phase pretrain: finished before" in again.output and "phase target: finished before" in again.output
-    assert "phase intermediate: micro-nli, 8 steps" in again.output
-    assert "phase target-after-nli: micro-valence, 8 steps" in again.output
-    assert "phase.learning_rate was" in again.output and "is kept as intermediate.before-1" in again.output
+    go(MICRO, folder, cache, "engine.name=fsdp2", *SHORT, "phases.intermediate.learning_rate=2e-3")
+    said = capfd.readouterr().err
+    assert "phase pretrain: finished before" in said and "phase target: finished before" in said
+    assert "phase intermediate: micro-nli, 8 steps" in said
+    assert "phase target-after-nli: micro-valence, 8 steps" in said
+    assert "phase.learning_rate was" in said and "is kept as intermediate.before-1" in said
     assert (folder / "phases" / "intermediate.before-1" / "result" / "COMPLETE").exists()
 
 
 def test_another_run_begins_where_a_phase_ended(
-    finished: dict[str, tuple[Path, Finished]], cache: Path, tmp_path: Path
+    finished: dict[str, tuple[Path, Finished]], world: World, cache: Path, tmp_path: Path
 ) -> None:
     """The child trains under the other engine and at another world size than its parent."""
     parent = finished["zero3 under deepspeed"][0] / "phases" / "pretrain"
-    run = tmp_path / "child.toml"
-    run.write_text(
+    run_file = tmp_path / "child.toml"
+    run_file.write_text(
         f"""
         [model]
         size = "micro-small"
@@ -128,7 +138,6 @@ def test_another_run_begins_where_a_phase_ended(
         learning_rate = 1e-3
         """
     )
-    child = train("python", tmp_path / "child", cache, run=str(run))
-    assert child.code == 0, child.output
+    go(run_file, tmp_path / "child", cache)
     expected = [row["loss"] for row in rows(finished["zero3 under deepspeed"][0]) if row["phase"] == "target"]
     assert [row["loss"] for row in rows(tmp_path / "child")] == pytest.approx(expected, rel=1e-5)

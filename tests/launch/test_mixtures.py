@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, rows, scores, train
+from runs import ROOT, rows, scores, train_forked
 
 from xlt_scale.config import load_run
 from xlt_scale.engines.world import World
@@ -33,7 +33,7 @@ SETTINGS = (
 def two_ranks(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the whole run, of two processes."""
     folder = tmp_path_factory.mktemp("mixtures") / "run"
-    ended = train("torchrun", folder, cache, *SETTINGS, run=str(MIXTURES), dash_dash_run=False)
+    ended = train_forked(folder, cache, *SETTINGS, run=str(MIXTURES))
     assert ended.code == 0, ended.output
     return folder
 

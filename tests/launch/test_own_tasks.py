@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from interruption import refused, snapshot
-from runs import ROOT, TRAIN, launcher, start, train
+from runs import ROOT, TRAIN, launcher, start, train_forked
 
 from xlt_scale.checkpoint.manifest import read_manifest
 from xlt_scale.config import PhaseOptions, load_run
@@ -141,9 +141,7 @@ class Family:
         short = [f"phases.{phase.name}.{setting}" for phase in self.phases for setting in SHORT_PHASES]
         places = (f"model.name={_save_model(family, folder / 'model')}", f"data.root={data}")
         self.settings = [*SHORT, *short, *places, f"engine.name={engine}"]
-        name = {"zero3": "deepspeed", "fsdp2": "torchrun"}[engine]
-        by_name = name == "deepspeed"
-        self.ended = train(name, self.folder, cache, *self.settings, run=str(self.run_file), dash_dash_run=by_name)
+        self.ended = train_forked(self.folder, cache, *self.settings, run=str(self.run_file))
         assert self.ended.code == 0, self.ended.output
 
     def scores(self, phase: PhaseOptions) -> dict[str, float]:

@@ -19,7 +19,7 @@ from interruption import (
     snapshot,
     weights,
 )
-from runs import kill_all, rows, start, started, training, wait_until
+from runs import forked, kill_all, rows, started, train_forked, training, wait_until
 
 from xlt_scale.checkpoint.manifest import read_manifest
 from xlt_scale.config import load_run
@@ -37,29 +37,28 @@ class TwoRanks:
         self._launcher, self._run_file, self._cache = LAUNCHERS[engine], run_file, cache
         self._settings = (*TWO_RANKS, f"engine.name={engine}")
         self.undisturbed, self.killed, self.resumed = (folder / name for name in ("undisturbed", "killed", "resumed"))
-        undisturbed = start(self._command(self.undisturbed))
+        undisturbed = train_forked(self.undisturbed, cache, *self._settings, run=str(run_file))
         assert undisturbed.code == 0, undisturbed.output
         log = folder / "killed.txt"
         second = checkpoint(self.killed, "pretrain", 6) / "COMPLETE"
-        with started(self._command(self.killed), log) as job:
+        with started(self._command(), log) as job:
             wait_until(second.exists, job, log)
             kill_all(job)
         shutil.copytree(self.killed, self.resumed)
-        self.log = folder / "resumed.txt"
 
-    def _command(self, folder: Path) -> list[str]:
+    def _command(self) -> list[str]:
         by_name = self._launcher != "torchrun"
         return training(
-            self._launcher, folder, self._cache, *self._settings, run=str(self._run_file), dash_dash_run=by_name
+            self._launcher, self.killed, self._cache, *self._settings, run=str(self._run_file), dash_dash_run=by_name
         )
 
     def go_on(self, meanwhile: Callable[[Path], None]) -> str:
         """Start the killed run again, to its end; what it said."""
-        with started(self._command(self.resumed), self.log) as job:
-            wait_until(lambda: "goes on after step" in self.log.read_text(errors="replace"), job, self.log)
+        with forked(self.resumed, self._cache, *self._settings, run=str(self._run_file)) as job:
+            wait_until(lambda: "goes on after step" in job.output, job, job.log)
             meanwhile(self.resumed)
-            assert job.wait(timeout=120) == 0, self.log.read_text()
-        return self.log.read_text()
+            assert job.wait(120) == 0, job.output
+            return job.output
 
 
 @pytest.fixture(scope="module")

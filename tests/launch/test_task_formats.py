@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import ROOT, train
+from runs import ROOT, train_forked
 from small_data import SMALL_MODEL, write_small_data
 
 from xlt_scale.config import load_run
@@ -86,14 +86,13 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_data(tmp_path_factory.mktemp("small-data"))
 
 
-@pytest.fixture(scope="module", params=[("deepspeed", "zero3"), ("torchrun", "fsdp2")], ids=["zero3", "fsdp2"])
-def engine(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Launcher and engine."""
+@pytest.fixture(scope="module", params=["zero3", "fsdp2"])
+def engine(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def published(engine: tuple[str, str], small_data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def published(engine: str, small_data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """launch/runs/real_tasks.toml with few steps and items."""
     settings = [f"phases.{phase.name}.{few}" for phase in load_run(REAL_TASKS).phases for few in FEW]
     settings += ["model.architecture.hidden_size=32", "model.architecture.intermediate_size=64"]
@@ -105,21 +104,16 @@ def published(engine: tuple[str, str], small_data: Path, cache: Path, tmp_path_f
 
 
 @pytest.fixture(scope="module")
-def extra(engine: tuple[str, str], small_data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def extra(engine: str, small_data: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
     """The run `EXTRA` on hand-written files."""
     path = tmp_path_factory.mktemp("extra") / "run.toml"
     path.write_text(EXTRA)
     return _run(engine, str(path), cache, tmp_path_factory, f"data.root={small_data}", "logging.progress=plain")
 
 
-def _run(
-    engine: tuple[str, str], run: str, cache: Path, tmp_path_factory: pytest.TempPathFactory, *settings: str
-) -> Done:
-    launcher, name = engine
-    folder = tmp_path_factory.mktemp(name) / "run"
-    done = train(
-        launcher, folder, cache, f"engine.name={name}", *settings, run=run, dash_dash_run=launcher != "torchrun"
-    )
+def _run(engine: str, run: str, cache: Path, tmp_path_factory: pytest.TempPathFactory, *settings: str) -> Done:
+    folder = tmp_path_factory.mktemp(engine) / "run"
+    done = train_forked(folder, cache, f"engine.name={engine}", *settings, run=run)
     assert done.code == 0, done.output[-4000:]
     return Done(folder, done.output)
 
