@@ -24,9 +24,9 @@ from xlt_scale.scaling.running.claims import holder
 from xlt_scale.scaling.running.control_lock import in_control
 
 STUDY = """
-name = "few"
+name = "dozen"
 question = "Is anything done twice, or lost?"
-seeds = { intermediate = [1, 2], target = [1] }
+seeds = { intermediate = [1, 2, 3], target = [1] }
 
 [run.model]
 tokenizer = "micro"
@@ -78,7 +78,7 @@ name = "retrieval"
 phase = { evaluate_languages = ["qea"] }
 evaluate = ["micro-retrieval"]
 """
-NUM_PHASES = 10
+NUM_PHASES = 14
 KILLING_SBATCH = """#!/bin/bash
 # Hands over, and kills the program that has asked for it before it hears the answer.
 answer="$({sbatch} "$@")"
@@ -339,4 +339,4 @@ def test_workers_share_a_study_and_one_that_is_told_of_the_end_of_its_time_comes
     assert {cluster.job_facts(f"{array}_{one}")["JobState"] for one in (1, 2)} == {"COMPLETED"}
     assert cluster.job_facts(f"{array}_{index}")["Restarts"] == "1"
     assert cluster.job_facts(f"{array}_{3 - index}")["Restarts"] == "0"
-    assert len(study.records()) == 7
+    assert len(study.records()) == 10

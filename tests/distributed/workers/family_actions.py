@@ -25,7 +25,20 @@ from xlt_scale.engines.interface import Engine, EngineRequest
 from xlt_scale.engines.world import World
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
 from xlt_scale.modeling.parameters import describe_parameters
+from xlt_scale.sizes import find_size
 
+# A size of each ladder: its published configuration, with the dimensions of the small one.
+PUBLISHED = {
+    "eurobert": "eurobert-210m",
+    "modernbert": "mmbert-small",
+    "deberta-v2": "mdeberta-base",
+    "rembert": "rembert",
+    "mt5": "mt5-small",
+    "umt5": "umt5-small",
+    "t5gemma": "t5gemma-2b",
+    "qwen3": "qwen3-8b",
+    "gemma3_text": "gemma3-1b",
+}
 OTHER = {"zero3": "fsdp2", "fsdp2": "zero3"}
 LENGTHS = [13, 5, 9]
 RESUMED_STEPS = 5
@@ -95,13 +108,19 @@ def example_batch() -> MicroBatch:
 
 
 def _request(world: World, family: str, engine: str, options: dict[str, Any]) -> EngineRequest:
-    plan = make_plan(FAMILIES[family])
+    plan = make_plan(_shrunken(family))
     heads = [replace(head, pooling=plan.pooling) for head in ALL_HEADS]
     phase = ALL_FORMATS | options.get("phase", {})
     engine_options = {name: value for name, value in options.items() if name != "phase"}
     settings = {"name": engine, "max_tokens_per_micro_batch": 64} | engine_options
     request = make_request(world, settings, phase, plan, heads)
     return replace(request, parameters=describe_parameters(plan, heads, request.phase.adapter))
+
+
+def _shrunken(family: str) -> dict[str, Any]:
+    published, small = find_size(PUBLISHED[family]).architecture(), FAMILIES[family]
+    inner = {part: published[part] | small[part] for part in ("encoder", "decoder") if part in published}
+    return published | small | inner
 
 
 def _means(engine: Engine, request: EngineRequest) -> list[list[float]]:

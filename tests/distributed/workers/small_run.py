@@ -90,7 +90,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     | {"num_layers": 2},
     "umt5": {"model_type": "umt5", "vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_heads": 4}
     | {"num_layers": 2},
-    "eurobert": ARCHITECTURE | {"model_type": "eurobert", "num_key_value_heads": 2},
+    "eurobert": ARCHITECTURE | {"model_type": "eurobert", "num_key_value_heads": 2, "head_dim": 8},
     "rembert": ARCHITECTURE | {"model_type": "rembert", "input_embedding_size": 16, "output_embedding_size": 40},
     "deberta-v2": ARCHITECTURE
     | {"model_type": "deberta-v2", "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
