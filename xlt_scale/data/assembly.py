@@ -22,7 +22,7 @@ class Masking:
 
     Attributes:
         places_before: how many places before a masked token it is predicted: 0, or 1 as decoders have learned it
-            (BehnamGhader et al. 2024, LLM2Vec, section 2.2).
+            (masked next token prediction: BehnamGhader et al. 2024, LLM2Vec).
     """
 
     share: float

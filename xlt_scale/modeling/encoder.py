@@ -92,9 +92,9 @@ class EncoderPlan:
     def pooling(self) -> Literal["first", "last", "mean"]:
         """What stands for a sequence where a phase does not say: the token that the family's own classifiers read.
 
-        Of decoders the last one, which alone has seen all; in both directions the mean, which served such models best
-        (BehnamGhader et al. 2024, LLM2Vec, section 3), and of encoders from encoder-decoder models too (Ni et al. 2022,
-        Sentence-T5, section 5): neither has learned a token for it.
+        Of decoders that keep their direction the last one, which alone has seen all; of those read in both directions
+        the mean, as LLM2Vec has it (BehnamGhader et al. 2024), and of encoder halves too, as Sentence-T5 (Ni et al.
+        2022): neither has learned a token for it.
         """
         if getattr(self.config, "summary_type", "first") == "last" or self.is_causal:  # XLNet's is its last one
             return "last"

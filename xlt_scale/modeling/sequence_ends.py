@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 _MASKS = ("<mask>", "<extra_id_0>", "_")
 """In vocabularies without a mask token of their own: Gemma's unused one, T5's first sentinel, and what LLM2Vec masked
-Llama's texts with (BehnamGhader et al. 2024, section 2.2)."""
+Llama's texts with (BehnamGhader et al. 2024)."""
 
 
 def close_sequences(tokenizer: Any) -> None:
