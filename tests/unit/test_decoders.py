@@ -109,6 +109,13 @@ def test_the_direction_is_in_the_configuration_that_names_a_phase(family: str) -
     assert "is_causal" not in plan_for("xlm-roberta").config.to_dict()
 
 
+@pytest.mark.parametrize("kind", ["mobilebert", "funnel", "mra", "xlnet", "t5gemma"])
+def test_encoders_that_hardly_mix_tokens_or_cannot_be_shrunk_are_no_decoders(kind: str) -> None:
+    """MobileBERT's fresh weights are tiny, Funnel has its layers in blocks, MRA does nothing without its kernels."""
+    options = ModelOptions(architecture={"model_type": kind}, tokenizer="micro", max_length=64)
+    assert not plan_encoder(options).is_decoder
+
+
 def test_an_encoder_has_no_direction_to_choose() -> None:
     with pytest.raises(UserError, match=r"model.bidirectional = false, but xlm-roberta is an encoder.*; remove it"):
         plan_for("xlm-roberta", bidirectional=False)
