@@ -58,6 +58,16 @@ def test_what_stands_before_the_first_text_stays(tmp_path: Path) -> None:
     assert tokenizer.decode(tokenizer("a", "a")["input_ids"]) == "<bos>a<|endoftext|>a<|endoftext|>"
 
 
+def test_texts_that_run_into_each_other_are_separated_also_where_the_sequence_is_ended(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tokens_of_bytes(tmp_path))
+    end = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A $B:1 {end}:1", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    close_sequences(tokenizer)
+    assert tokenizer.decode(tokenizer("a", "b")["input_ids"]) == f"a{end}b{end}"
+
+
 def test_saved_and_loaded_again_it_ends_texts_once(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(str(tokens_of_bytes(tmp_path / "published")))
     tokenizer.save_pretrained(tmp_path / "run")

@@ -4,6 +4,7 @@ import json
 import logging
 from typing import Any
 
+from xlt_scale.data.frames import find_frame
 from xlt_scale.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -24,9 +25,9 @@ def close_sequences(tokenizer: Any) -> None:
     """
     if not tokenizer.is_fast:
         return
-    encoding = tokenizer("a", "a")[0]
-    owners = encoding.sequence_ids
-    if None in owners[owners.index(0) if 0 in owners else 0 :] and owners[-1] is None:
+    frame = find_frame(tokenizer, pair=True)
+    opening, between, closing = (tokens.tolist() for tokens in frame.specials)
+    if between and closing:
         return
     end = tokenizer.sep_token or tokenizer.eos_token
     if end is None:
@@ -34,7 +35,7 @@ def close_sequences(tokenizer: Any) -> None:
             f"model.tokenizer = {tokenizer.name_or_path!r} puts nothing behind a text and has no eos_token; add one to "
             "its tokenizer_config.json"
         )
-    _frame(tokenizer, [token for token, owner in zip(encoding.tokens, owners, strict=True) if owner is None][:1], end)
+    _frame(tokenizer, tokenizer.convert_ids_to_tokens(opening), end)
     logger.info("the tokenizer ends no text by itself: %s is put behind each", end)
 
 
@@ -64,9 +65,9 @@ def mask_token(tokenizer: Any, wanted: str = "") -> str | None:
     Raises:
         UserError: its vocabulary does not have the one wanted.
     """
+    if not wanted and tokenizer.mask_token is not None:
+        return str(tokenizer.mask_token)
     vocabulary = tokenizer.get_vocab()
     if wanted and wanted not in vocabulary:
         raise UserError(f"model.mask_token = {wanted!r} is no entry of the tokenizer; name one, or remove it")
-    if wanted or tokenizer.mask_token is not None:
-        return wanted or str(tokenizer.mask_token)
-    return next((token for token in _MASKS if token in vocabulary), None)
+    return wanted or next((token for token in _MASKS if token in vocabulary), None)
