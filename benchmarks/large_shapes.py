@@ -31,6 +31,7 @@ import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
+from result_pages import replace_section
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from xlt_scale.config import EngineOptions, ModelOptions, PhaseOptions
@@ -284,9 +285,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if options.page:
-        before, _, after = options.page.read_text().partition(SECTION)
-        _, heading, after = after.partition("\n## ")
-        options.page.write_text(before + SECTION + "\n" + "\n".join(lines) + "\n" + heading + after)
+        replace_section(options.page, SECTION, lines)
 
 
 if __name__ == "__main__":

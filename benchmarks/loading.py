@@ -30,6 +30,7 @@ from typing import Any
 
 import psutil
 import torch
+from result_pages import replace_section
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForMaskedLM
 
@@ -361,9 +362,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if options.page:
-        before, _, after = options.page.read_text().partition(SECTION)
-        _, heading, after = after.partition("\n## ")
-        options.page.write_text(before + SECTION + "\n" + "\n".join(lines) + "\n" + heading + after)
+        replace_section(options.page, SECTION, lines)
 
 
 def describe_and_measure(options: argparse.Namespace, folder: Path) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What the real layers keep for the backward pass, on meta tensors: shapes and bytes without values."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -68,7 +68,21 @@ def bytes_kept(
 
 def bytes_saved(model_type: str, lengths: list[int], shape: dict[str, Any], dropout: float, dtype: torch.dtype) -> int:
     """Bytes of all storages that operators save, parameters left out."""
-    model, batch, saved = _meta_model(model_type, shape, dropout, dtype), _meta_batch(lengths), {}
+    model, batch = _meta_model(model_type, shape, dropout, dtype), _meta_batch(lengths)
+    return _bytes_saved_in(model, lambda: model(batch))
+
+
+def bytes_saved_by_encoder(
+    architecture: dict[str, Any], lengths: list[int], dropout: float | None, dtype: torch.dtype
+) -> int:
+    """The same of an encoder alone, of any family, as a run builds it. All lengths are equal."""
+    plan, encoder = _meta_encoder(architecture, dropout, dtype)
+    return _bytes_saved_in(encoder, lambda: _run(plan, encoder, lengths))
+
+
+def _bytes_saved_in(model: nn.Module, run: Callable[[], object]) -> int:
+    """Bytes of all storages that operators of a forward pass save, the model's own left out."""
+    saved: dict[int, Any] = {}
     own = {id(tensor.untyped_storage()) for tensor in [*model.parameters(), *model.buffers()]}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -78,26 +92,7 @@ def bytes_saved(model_type: str, lengths: list[int], shape: dict[str, Any], drop
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _as_on_a_gpu():
-        model(batch)
-    return sum(storage.nbytes() for storage in saved.values())
-
-
-def bytes_saved_by_encoder(
-    architecture: dict[str, Any], lengths: list[int], dropout: float | None, dtype: torch.dtype
-) -> int:
-    """The same of an encoder alone, of any family, as a run builds it. All lengths are equal."""
-    plan, encoder = _meta_encoder(architecture, dropout, dtype)
-    saved: dict[int, Any] = {}
-    own = {id(tensor.untyped_storage()) for tensor in [*encoder.parameters(), *encoder.buffers()]}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if id(storage) not in own:
-            saved[id(storage)] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _as_on_a_gpu():
-        _run(plan, encoder, lengths)
+        run()
     return sum(storage.nbytes() for storage in saved.values())
 
 

@@ -5,6 +5,7 @@ to bf16 turn a token at position 500 by up to a radian too far, and nothing cras
 """
 
 import accelerate
+import torch
 from torch import nn
 from transformers.initialization import no_init_weights
 
@@ -12,11 +13,13 @@ from xlt_scale.engines.interface import EngineRequest
 
 
 def restore_buffers(model: nn.Module, request: EngineRequest) -> None:
-    """Put the values that the model was built with into its floating-point buffers, in their own precision.
+    """Put the values that the model was built with into buffers that have lost bits, in their own precision.
 
     Does not communicate.
     """
-    rounded = {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    rounded = {
+        name: buffer for name, buffer in model.named_buffers() if buffer.dtype in (torch.bfloat16, torch.float16)
+    }
     if not rounded:
         return
     with accelerate.init_empty_weights(include_buffers=False), no_init_weights():

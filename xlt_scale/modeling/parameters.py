@@ -66,7 +66,7 @@ def describe_parameters(
         model = HeadedEncoder(plan, heads, adapter)
     model.tie()
     deviation = getattr(encoder_dimensions(plan.config), "initializer_range", 0.02)
-    norms = _fills_of_norms(plan.config)
+    norms = _fills_of_norms(plan.config, model)
     owners: dict[int, nn.Module] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -78,10 +78,17 @@ def describe_parameters(
     return specs
 
 
-def _fills_of_norms(config: PretrainedConfig) -> dict[str, Fill]:
-    """What the family's own normalisations begin with, by class: ones, or zeros where one is added later (Gemma)."""
+def _fills_of_norms(config: PretrainedConfig, model: nn.Module) -> dict[str, Fill]:
+    """What the family's own normalisations begin with, by class: ones, or zeros where one is added later (Gemma).
+
+    PyTorch's begin with ones; others are asked of a small model.
+    """
+    norms = [module for module in model.modules() if "norm" in type(module).__name__.lower()]
+    if all(isinstance(module, nn.LayerNorm) for module in norms):
+        return {}
+    small_config = shrunken(config)
     with torch.random.fork_rng(devices=[]):
-        small = encoder_class(shrunken(config))._from_config(shrunken(config), dtype=torch.float32)
+        small = encoder_class(small_config)._from_config(small_config, dtype=torch.float32)
     fills: dict[str, Fill] = {}
     for module in small.modules():
         weight = getattr(module, "weight", None)

@@ -1,8 +1,7 @@
 """Does an encoder give the same hidden states unpadded as padded? Asked at start-up, on a shrunken model of its class.
 
 An encoder may accept what the unpadded path hands it and ignore it (T5's additive position bias), or be off by one in a
-local
-window: nothing crashes, only the results are wrong. So the unpadded path is used only where this check passes.
+local window: nothing crashes, only the results are wrong. So the unpadded path is used only where this check passes.
 """
 
 from collections.abc import Iterator
