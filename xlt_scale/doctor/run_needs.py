@@ -13,19 +13,18 @@ from xlt_scale.tasks.loading import DataSource, available_languages, find_origin
 from xlt_scale.tasks.sources import code_of
 from xlt_scale.tasks.spec import Split, TaskSpec
 
-# fp32 masters and two moments; a phase's result has the masters alone.
-_BYTES_OF_STATE = {"adamw": 12, "adamw_8bit": 6}
+# Weights and two moments, each stored as fp32 whatever a run keeps them in; a phase's result has the weights alone.
+_BYTES_OF_STATE = 12
 _BYTES_OF_RESULT = 4
 
 
 def bytes_needed(options: RunOptions, num_parameters: int) -> int:
     """Free disk that the run needs: checkpoints that stay while another is written, and what phases end with."""
     trained = [phase for phase in options.phases if phase.trains]
-    state = max((_BYTES_OF_STATE[phase.optimizer] for phase in trained), default=0)
     kept = sum(phase.weights == "keep" for phase in trained)
-    return (
-        num_parameters * (state * (options.checkpoints.keep_last + 1) + _BYTES_OF_RESULT * (kept + 1)) if trained else 0
-    )
+    if not trained:
+        return 0
+    return num_parameters * (_BYTES_OF_STATE * (options.checkpoints.keep_last + 1) + _BYTES_OF_RESULT * (kept + 1))
 
 
 def check_run(options: RunOptions) -> list[Finding]:
