@@ -12,7 +12,7 @@ CHOICES = {
     "work": ("train", "evaluate", "numerics", "overhead", "losses"),
     "stack": ("ours", "deepspeed", "accelerate", "trainer", "torch"),
     "engine": ("fsdp2", "zero3"),
-    "precision": ("bf16", "fp32"),
+    "precision": ("bf16", "fp32", "bf16_stochastic"),
     "batching": ("padded", "grouped"),
     "lengths": ("nli", "qa", "even"),
     "optimizer": ("adamw", "adamw_8bit"),
@@ -188,9 +188,11 @@ def _gpu_quick(base: Case) -> Iterator[Case]:
     yield replace(base, batch=1024, budget=32_768)
     yield replace(base, stack="deepspeed", batch=1024, micro_batch=128)
     yield replace(base, engine="zero3", batch=1024, budget=32_768)
+    small_states = {"optimizer": "adamw_8bit", "precision": "bf16_stochastic"}
     for batch in (32, 128):
         yield replace(base, batch=batch, compile=True, trace=batch == 32)
         yield replace(base, stack="deepspeed", batching="grouped", batch=batch, micro_batch=min(batch, 128))
+        yield replace(base, batch=batch, compile=True, trace=batch == 32, **small_states)
 
 
 def _gpu_xl(base: Case) -> Iterator[Case]:
@@ -235,7 +237,14 @@ def _gpu_large(base: Case) -> Iterator[Case]:
 def _gpu_xxl(base: Case) -> Iterator[Case]:
     base = replace(base, size="xlmr-xxl", optimizer="adamw_8bit", steps=20, warmup=3)
     full = {"checkpointing": "full", "compile": True}
+    without_masters = {"precision": "bf16_stochastic", "compile": True}
     yield replace(base, batch=1024, budget=16_384, trace=True, **full)
+    yield replace(
+        base, batch=1024, budget=16_384, trace=True, checkpointing="full", checkpoint_every=2, **without_masters
+    )
+    for batch in (32, 128):
+        yield replace(base, batch=batch, budget=16_384, trace=batch == 32, **without_masters)
+        yield replace(base, batch=batch, budget=16_384, keep_gathered="true", **full)
     yield replace(base, batch=1024, budget=16_384, float8=True, **full)
     yield replace(base, batch=1024, budget=16_384, engine="zero3", **(full | {"compile": False}))
     yield replace(base, batch=1024, budget=8_192, checkpointing="selective", compile=True)
@@ -249,8 +258,8 @@ def _gpu_xxl(base: Case) -> Iterator[Case]:
 
 
 def _gpu_beyond(base: Case) -> Iterator[Case]:
-    """Decoders above 12 billion parameters, read in both directions, on one card: adapters, and their states in full
-    where they fit.
+    """Models above 12 billion parameters on one card, decoders read in both directions: adapters, and all of their
+    states where they fit.
     """
     base = replace(base, batch=128, budget=8_192, checkpointing="full", steps=20, warmup=3)
     yield replace(base, size="qwen3-14b", adapter="lora", trace=True)
@@ -261,6 +270,8 @@ def _gpu_beyond(base: Case) -> Iterator[Case]:
     yield replace(base, size="gemma3-27b", adapter="lora")
     yield replace(base, size="qwen3-8b", optimizer="adamw_8bit")
     yield replace(base, size="qwen3-14b", optimizer="adamw_8bit", offload="paged", batch=32)
+    for size in ("qwen3-14b", "planned-20b"):
+        yield replace(base, size=size, optimizer="adamw_8bit", precision="bf16_stochastic", batch=32)
 
 
 def _gpu_checks(base: Case) -> Iterator[Case]:

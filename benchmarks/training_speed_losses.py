@@ -45,6 +45,7 @@ def measure(case: Case) -> dict[str, Any]:
     for engine in _ENGINES:
         for precision in ("fp32", "bf16"):
             curves[f"ours/{engine}, {precision}"] = run.ours(engine, precision, 0.0)
+        curves[f"ours/{engine}, bf16_stochastic"] = run.ours(engine, "bf16_stochastic", 0.0)
     for seed in _SEEDS:
         curves[f"stock, fp32, dropout, seed {seed}"] = run.stock("fp32", DROPOUT, seed)
     curves["ours/fsdp2, fp32, dropout"] = run.ours("fsdp2", "fp32", DROPOUT)
@@ -55,6 +56,7 @@ def measure(case: Case) -> dict[str, Any]:
             for engine in _ENGINES
         ),
         ("stock, bf16", "stock, fp32"),
+        *((f"ours/{engine}, bf16_stochastic", "stock, fp32") for engine in _ENGINES),
         *(("ours/fsdp2, fp32, dropout", f"stock, fp32, dropout, seed {seed}") for seed in _SEEDS),
         *(
             (f"stock, fp32, dropout, seed {a}", f"stock, fp32, dropout, seed {b}")

@@ -80,8 +80,10 @@ class EngineOptions(Options):
     """How the model is spread over the processes."""
 
     name: Literal["zero3", "fsdp2"] = Field("zero3", description="DeepSpeed ZeRO-3 or PyTorch fully_shard")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 compute with fp32 master weights on GPUs, fp32 on CPUs"
+    precision: Literal["auto", "fp32", "bf16", "bf16_stochastic"] = Field(
+        "auto",
+        description="auto: bf16 compute with fp32 master weights on GPUs, fp32 on CPUs; bf16_stochastic: without "
+        "masters, each update goes into the bf16 weights, rounded at random (docs/sharding.md)",
     )
     deepspeed_config: str = Field("", description="DeepSpeed JSON file; default ds_configs/zero3.json of the package")
     max_tokens_per_micro_batch: PositiveCount = Field(8192, description="token budget of one forward pass on one rank")
@@ -203,6 +205,16 @@ class RunOptions(Options):
         default_factory=dict, description="tasks of the user's own, or fields of a catalogue task to override"
     )
     phases: list[PhaseOptions] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _adapters_have_masters(self) -> "RunOptions":
+        with_adapter = [phase.name for phase in self.phases if phase.adapter is not None]
+        if with_adapter and self.engine.precision == "bf16_stochastic":
+            raise ValueError(
+                f"engine.precision = 'bf16_stochastic' saves the masters of what is trained, and phase "
+                f"{with_adapter[0]!r} trains an adapter, which is small; use 'bf16'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _phases_fit_together(self) -> "RunOptions":

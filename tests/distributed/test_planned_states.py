@@ -1,5 +1,6 @@
 """What the planner says of weights, gradients and moments is what the engines' ranks hold."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -22,6 +23,8 @@ ARCHITECTURE = {
 CASES = [
     *product(("fsdp2", "zero3"), ("fp32", "bf16"), ("adamw",)),
     *product(("fsdp2", "zero3"), ("bf16",), ("adamw_8bit",)),
+    *product(("fsdp2", "zero3"), ("bf16_stochastic",), ("adamw", "adamw_8bit")),
+    *product(("fsdp2", "zero3"), ("fp32", "bf16", "bf16_stochastic"), ("adamw, frozen embeddings",)),
 ]
 # Of a tensor that does not divide evenly the last shard is smaller, or padded; biases keep 32-bit moments.
 TOLERANCE = 0.01
@@ -37,7 +40,8 @@ def held(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             "do": "hold",
             "engine": {"name": case[0], "precision": case[1], "max_tokens_per_micro_batch": 64},
             "architecture": ARCHITECTURE,
-            "optimizer": case[2],
+            "optimizer": case[2].partition(",")[0],
+            "freezes": "frozen" in case[2],
         }
         for case in CASES
     }
@@ -61,7 +65,10 @@ def test_weights_gradients_and_moments_are_as_predicted(held: Held, case: tuple[
     )
     # Micro-batches of two or three examples: gradients are there when the next backward pass begins.
     lengths = Lengths(mean=20.0, mean_square=500.0, longest=60)
-    workload = Workload(shape, lengths, 12, precision, optimizer)
+    workload = Workload(shape, lengths, 12, precision, optimizer.partition(",")[0])
+    if "frozen" in optimizer:
+        share = shape.num_non_embedding_parameters / shape.num_parameters
+        workload = replace(workload, trained_share=share, trains_embeddings=False)
     layout = Layout(engine, len(found), max_tokens_per_micro_batch=64)
     predicted = predict_memory(workload, layout, find_cluster("cpu"))
     for part in ("parameters", "gradients", "optimizer"):

@@ -106,6 +106,11 @@ def test_the_resolved_options_spell_out_every_default(run_file: Path) -> None:
     assert set(table) == set(RunOptions.model_fields)
 
 
+def test_adapters_are_not_trained_without_masters(run_file: Path) -> None:
+    settings = ("engine.precision='bf16_stochastic'", "phases.0.adapter.rank=4")
+    assert "trains an adapter, which is small; use 'bf16'" in refusal(run_file, *settings)
+
+
 def test_values_are_checked_when_they_are_set_later(run_file: Path) -> None:
     run = load_run(run_file)
     with pytest.raises(ValidationError):

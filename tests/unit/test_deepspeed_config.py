@@ -49,6 +49,35 @@ def test_the_named_files_fit_any_run(file: Path) -> None:
         deepspeed_settings(EngineOptions(deepspeed_config=str(file)), PHASE, precision, 3)
 
 
+def test_without_masters_deepspeed_keeps_its_partition_in_bf16() -> None:
+    settings = deepspeed_settings(EngineOptions(), PHASE, "bf16_stochastic", 4)
+    assert settings["bf16"] == {
+        "enabled": True,
+        "bf16_master_weights_and_grads": True,
+        "bf16_optimizer_states": True,
+    }
+
+
+def test_a_file_may_say_bf16_where_the_run_is_without_masters(tmp_path: Path) -> None:
+    assert settings_of(tmp_path, {"bf16": {"enabled": True}}, precision="bf16_stochastic")["bf16"]["enabled"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "nvme"])
+def test_what_is_offloaded_needs_masters(tmp_path: Path, device: str) -> None:
+    table = {"zero_optimization": {"stage": 3, "offload_optimizer": {"device": device}}}
+    with pytest.raises(UserError, match=f"offloaded to '{device}'.*; use engine.name = 'fsdp2', or do not offload"):
+        settings_of(tmp_path, table, precision="bf16_stochastic")
+    with pytest.raises(UserError, match="offloaded to 'cpu'"):
+        deepspeed_settings(EngineOptions(offload="optimizer"), PHASE, "bf16_stochastic", 4)
+
+
+@pytest.mark.parametrize("key", ["bf16_master_weights_and_grads", "bf16_optimizer_states"])
+def test_deepspeeds_own_way_without_masters_is_refused(tmp_path: Path, key: str) -> None:
+    message = refusal(tmp_path, {"bf16": {"enabled": True, key: True}})
+    assert f"bf16.{key} would lose every update that is small beside its weight" in message
+    assert "engine.precision = 'bf16_stochastic'" in message
+
+
 def test_deepspeeds_own_batch_counts_agree_with_each_other(tmp_path: Path) -> None:
     settings = settings_of(tmp_path, {}, world_size=6)
     product = settings["train_micro_batch_size_per_gpu"] * settings["gradient_accumulation_steps"] * 6

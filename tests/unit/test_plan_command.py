@@ -130,6 +130,14 @@ def test_where_a_run_would_wait_for_its_host_the_other_optimizer_is_advised_and_
     assert plan(XL, "--cluster", one)["advice"] == ""
 
 
+def test_so_is_doing_without_masters(tmp_path: Path) -> None:
+    one = cluster_file(tmp_path, num_nodes=1, devices_per_node=1, device={"name": "a100-80g"})
+    words = ("--cluster", one, "--set", "phases.0.optimizer='adamw_8bit'")
+    found = plan(ROOT / "launch" / "runs" / "mnli_xnli_xxl.toml", *words)
+    assert found["plan"]["engine"]["offload"] == "optimizer"
+    assert found["advice"].startswith("with engine.precision = 'bf16_stochastic' in every phase")
+
+
 def test_where_nothing_fits_the_exit_code_is_1_and_the_line_says_what_would_help(tmp_path: Path) -> None:
     small = cluster_file(tmp_path, num_nodes=1, devices_per_node=2, host_memory_gib=16)
     done = command(ROOT / "launch" / "runs" / "mnli_xnli_xxl.toml", "--cluster", small)

@@ -6,7 +6,15 @@ import pytest
 
 from xlt_scale.config import EngineOptions
 from xlt_scale.errors import UserError
-from xlt_scale.planning.choice import candidates, fastest_first, fewest_devices, num_settings, plan_layouts, why_not
+from xlt_scale.planning.choice import (
+    candidates,
+    fastest_first,
+    fewest_devices,
+    num_settings,
+    plan_layouts,
+    smaller_states,
+    why_not,
+)
 from xlt_scale.planning.hardware import GIB
 from xlt_scale.planning.known_hardware import find_cluster, find_device
 from xlt_scale.planning.shapes import shape_of
@@ -24,6 +32,11 @@ def test_every_candidate_is_an_engine_table() -> None:
     assert {layout.replicas for layout in found} == {1, 2}
     for layout in found:
         EngineOptions(**layout.engine_settings())  # type: ignore[arg-type]
+
+
+def test_without_masters_deepspeed_is_not_asked_to_offload() -> None:
+    found = candidates(replace(XXL, precision="bf16_stochastic"), H200, 1)
+    assert {layout.engine for layout in found if layout.offload == "optimizer"} == {"fsdp2"}
 
 
 def test_no_candidate_asks_an_engine_for_what_it_cannot_do() -> None:
@@ -86,7 +99,19 @@ def test_where_nothing_fits_the_part_and_the_mend_are_named() -> None:
     said = why_not(XXL, H200, {"name": "fsdp2", "offload": "none"})
     assert said.startswith("xlmr-xxl needs ")
     assert "h200 has 139.8" in said
-    assert said.endswith("it fits with optimizer = 'adamw_8bit'")
+    assert said.endswith("it fits with optimizer = 'adamw_8bit', which is another experimental condition")
+
+
+def test_states_without_masters_are_a_mend_where_8_bits_are_not_enough() -> None:
+    a100 = replace(H200, device=replace(H200.device, name="a100", memory_gib=79.1))
+    said = why_not(replace(XXL, batch_size=32), a100, {"name": "fsdp2", "offload": "none"})
+    assert "it fits with optimizer = 'adamw_8bit' and engine.precision = 'bf16_stochastic'" in said
+
+
+def test_they_are_none_beside_adapters_or_in_fp32() -> None:
+    adapters = replace(XXL, trained_share=0.001, trains_embeddings=False)
+    assert [settings for _, settings in smaller_states([adapters])] == ["optimizer = 'adamw_8bit'"]
+    assert not list(smaller_states([replace(XXL, precision="fp32")]))
 
 
 def test_the_mend_of_a_fixed_option_is_that_option() -> None:

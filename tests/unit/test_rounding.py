@@ -50,7 +50,7 @@ def test_small_updates_of_a_weight_arrive_where_rounding_to_nearest_loses_them_a
 
 
 def test_the_result_is_of_the_seed_and_the_elements_number_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounding, "_BLOCK", 1000)
+    monkeypatch.setattr(rounding, "_RANGE", 1000)
     source = drawn(3500)
     whole = rounded(source)
     pieces = [rounded(source[start:stop], start=start) for start, stop in ((0, 700), (700, 2100), (2100, 3500))]

@@ -50,7 +50,9 @@ def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: s
     settings["gradient_accumulation_steps"] = 1
     settings["train_batch_size"] = world_size
     settings["gradient_clipping"] = phase.gradient_clipping
-    settings["bf16"] = _table(settings, "bf16", path) | {"enabled": precision == "bf16"}
+    settings["bf16"] = _table(settings, "bf16", path) | {"enabled": precision != "fp32"}
+    if precision == "bf16_stochastic":
+        settings["bf16"] |= dict.fromkeys(_WITHOUT_MASTERS, True)
     # The run's optimiser is PyTorch's AdamW, also where DeepSpeed would like its own.
     settings.setdefault("zero_allow_untested_optimizer", True)
     settings.setdefault("zero_force_ds_cpu_optimizer", False)
@@ -65,6 +67,12 @@ def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: s
                 f"{path}: offload_optimizer.device = \"nvme\", but the run has engine.offload = 'optimizer' (host "
                 "memory); remove one of the two"
             )
+    where = settings["zero_optimization"].get("offload_optimizer", {}).get("device", "none")
+    if precision == "bf16_stochastic" and where != "none":
+        raise UserError(
+            f"the optimiser is offloaded to {where!r}, but DeepSpeed leaves weights without fp32 masters "
+            "(engine.precision = 'bf16_stochastic') where they are; use engine.name = 'fsdp2', or do not offload"
+        )
     settings.setdefault("steps_per_print", 10**9)
     is_selective = options.activation_checkpointing == "selective" and not options.compile
     if is_selective and settings["zero_optimization"].get("memory_efficient_linear"):
@@ -167,13 +175,21 @@ def _refuse_contradictions(
         raise differ("gradient_clipping", clipping, run)
     for key in ("bf16", "fp16", "torch_autocast"):
         enabled = _table(settings, key, path).get("enabled")
-        if enabled is not None and bool(enabled) != (precision == key):
+        if enabled is not None and bool(enabled) != (precision.partition("_")[0] == key):
             raise differ(f"{key}.enabled", enabled, f"engine.precision = {precision!r}")
+    for key in _WITHOUT_MASTERS:
+        if _table(settings, "bf16", path).get(key):
+            raise UserError(
+                f"{path}: bf16.{key} would lose every update that is small beside its weight; remove the key, and set "
+                "engine.precision = 'bf16_stochastic' to train without fp32 masters"
+            )
     if settings.get("zero_force_ds_cpu_optimizer"):
         raise differ("zero_force_ds_cpu_optimizer", True, "PyTorch's AdamW as its optimiser")
     settings.pop("fp16", None)
 
 
+# The second one does nothing to the run's own optimiser; without it DeepSpeed would want its own, on the host.
+_WITHOUT_MASTERS = ("bf16_master_weights_and_grads", "bf16_optimizer_states")
 _BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 

@@ -10,22 +10,17 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.four_bit_weights import filling_four_bit
+from xlt_scale.engines.gradient_sums import GradientSums
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
 from xlt_scale.engines.module_boundaries import sum_gradients_by_module
-from xlt_scale.engines.optimizer import (
-    Moments,
-    build_optimizer,
-    divides_gradients,
-    leave_division_to,
-    named_groups,
-    read_settings,
-    write_settings,
-)
+from xlt_scale.engines.moments import Moments
+from xlt_scale.engines.optimizer import build_optimizer, named_groups, prepare_step, read_settings, write_settings
+from xlt_scale.engines.own_elements import own_elements
+from xlt_scale.engines.portions import Part, PortionedOptimizer, divides_gradients, leave_division_to
 from xlt_scale.engines.replicas import OneReader, count_replicas
 from xlt_scale.engines.working_copy import WorkingCopy, keeps_gathered
 from xlt_scale.modeling.adapters import four_bit_layers
@@ -39,6 +34,7 @@ class Fsdp2Engine(Engine):
 
     Built on the meta device, so that a rank allocates its shard only. One process has nothing to shard, so the wrapper
     is left out: fp32 needs none, and bf16 weights are kept beside the fp32 ones (`WorkingCopy`) where memory allows.
+    Without masters ('bf16_stochastic') the shards themselves are bf16.
     """
 
     def __init__(self, request: EngineRequest) -> None:
@@ -49,15 +45,15 @@ class Fsdp2Engine(Engine):
         self._model.tie()
         for name, parameter in self._model.named_parameters():
             parameter.requires_grad_(request.is_trained(name))
-            if request.is_borrowed(name) and request.precision == "bf16":
-                parameter.data = parameter.data.bfloat16()
+            if request.is_borrowed(name) or request.has_no_master(name):
+                parameter.data = parameter.data.to(request.forward_dtype)
         if request.options.float8:
             use_float8(self._model.encoder, request.precision, request.world.device)
         prepare_layers(self._model, request.options)
         if request.options.repeatable:
             sum_gradients_by_module(self._model)
         keeps, offloads = keeps_gathered(request), request.options.offload == "optimizer"
-        is_alone = request.world.size == 1 and not offloads and (request.precision == "fp32" or keeps)
+        is_alone = request.world.size == 1 and not offloads and (request.precision != "bf16" or keeps)
         self._mesh: DeviceMesh | None = None
         if not is_alone:
             self._mesh = _make_mesh(request)
@@ -67,13 +63,22 @@ class Fsdp2Engine(Engine):
         self._model.tie()
         self._parameters = dict(self._model.named_parameters())
         self._working_copy: WorkingCopy | None = None
-        if is_alone and request.precision == "bf16":
+        weights = self._parameters
+        if is_alone and request.precision != "fp32":
             self._working_copy = WorkingCopy(self._model)
             self._parameters = self._working_copy.masters
         self._trained = [name for name in self._parameters if request.is_trained(name)]
         # The optimiser steps plain tensors: its kernels take no others, or go a long way round for each.
-        self._stepped = {name: nn.Parameter(_local(self._parameters[name])) for name in self._trained}
-        self._optimizer = build_optimizer(request, named_groups(request, self._stepped))
+        self._stepped = {name: nn.Parameter(own_elements(self._parameters[name])) for name in self._trained}
+        self._sums: GradientSums | None = None
+        if request.precision == "bf16_stochastic" or self._working_copy is not None:
+            self._sums = GradientSums({name: weights[name] for name in self._trained}, by_hooks=is_alone)
+        groups = named_groups(request, self._stepped)
+        self._optimizer = build_optimizer(request, groups, in_portions=self._sums is not None)
+        if isinstance(self._optimizer, PortionedOptimizer):
+            for name, plain in self._stepped.items():
+                start, stop = self.parameter_range(name)
+                self._optimizer.describe(plain, [Part(name, 0, stop - start, start)])
         self._moments = Moments(self._optimizer)
         self.num_steps = 0
 
@@ -81,7 +86,7 @@ class Fsdp2Engine(Engine):
         request = self._request
         options: dict[str, Any] = {"mesh": mesh}
         options["mp_policy"] = MixedPrecisionPolicy(
-            param_dtype=torch.bfloat16 if request.precision == "bf16" else None,
+            param_dtype=None if request.precision == "fp32" else torch.bfloat16,
             reduce_dtype=torch.float32,
             cast_forward_inputs=False,
         )
@@ -95,28 +100,38 @@ class Fsdp2Engine(Engine):
         return self._model(batch, mode, layers)
 
     def backward(self, loss: Tensor, is_last: bool) -> None:
-        loss.backward()
-        if self._working_copy is not None:
-            self._working_copy.collect_gradients()
+        if self._sums is None:
+            loss.backward()
+        else:
+            self._sums.backward(loss, is_last)
 
     def step(self, learning_rate: float) -> Tensor:
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        trained = [self._parameters[name] for name in self._trained]
-        for parameter in trained:
-            # Some encoders have parameters that no forward pass uses (XLNet). They decay all the same, as under ZeRO-3.
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        norm = self._clip([_local(parameter.grad) for parameter in trained])
-        self._hand_over_gradients()
+        gradients = self._gradients()
+        norm = self._clip(list(gradients.values()))
+        self._hand_over(gradients)
+        prepare_step(self._optimizer, learning_rate, self.num_steps)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        for parameter in trained:
-            parameter.grad = None
+        if self._sums is not None:
+            self._sums.clear()
+        for name in self._trained:
+            self._parameters[name].grad = None
         if self._working_copy is not None:
             self._working_copy.refresh()
         self.num_steps += 1
         return norm
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """This rank's elements of all gradients, flat. Some encoders have parameters that no forward pass uses (XLNet).
+        They decay all the same, as under ZeRO-3.
+        """
+        if self._sums is not None:
+            return {name: self._sums.gradient(name) for name in self._trained}
+        for name in self._trained:
+            parameter = self._parameters[name]
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        return {name: own_elements(self._parameters[name].grad) for name in self._trained}
 
     def _clip(self, gradients: list[Tensor]) -> Tensor:
         """Scale the gradients down to the phase's norm; the norm before.
@@ -138,12 +153,14 @@ class Fsdp2Engine(Engine):
                 torch._foreach_mul_(gradients, 1.0 / excess)
         return norm
 
-    def _hand_over_gradients(self) -> None:
+    def _hand_over(self, gradients: dict[str, Tensor]) -> None:
         """Give the plain tensors that are stepped the shards' storage and gradients."""
         for name, plain in self._stepped.items():
-            parameter = self._parameters[name]
-            plain.data = _local(parameter)
-            plain.grad = _local(parameter.grad) if plain.numel() else None
+            plain.data = own_elements(self._parameters[name])
+            if isinstance(self._optimizer, PortionedOptimizer):
+                self._optimizer.hand_over(plain, gradients[name])
+            else:
+                plain.grad = gradients[name] if plain.numel() else None
 
     def parameter_range(self, name: str) -> tuple[int, int]:
         parameter: Any = self._parameters[name]
@@ -164,10 +181,10 @@ class Fsdp2Engine(Engine):
 
     def read_states(self, with_moments: bool) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._parameters.items():
-            values = _local(parameter)
+            values = own_elements(parameter)
             if not values.numel() or self._request.is_borrowed(name):
                 continue
-            yield f"param/{name}", values
+            yield f"param/{name}", values.float()
             if with_moments and name in self._stepped:
                 for kind in MOMENTS:
                     yield f"{kind}/{name}", self._moments.read(self._stepped[name], kind)
@@ -189,7 +206,7 @@ class Fsdp2Engine(Engine):
                 # What is borrowed has come from the parent before, and no checkpoint of the phase has it.
                 if stop == start or (self._request.is_borrowed(name) and not source.has(f"param/{name}")):
                     continue
-                fill(_local(parameter), one_reader, f"param/{name}", start)
+                fill(own_elements(parameter), one_reader, f"param/{name}", start)
                 if with_moments and name in self._stepped:
                     stepped = self._stepped[name]
                     for kind in MOMENTS:
@@ -207,7 +224,7 @@ class Fsdp2Engine(Engine):
         self._model.train(mode)
 
     def destroy(self) -> None:
-        del self._model, self._optimizer, self._parameters, self._stepped, self._moments, self._working_copy
+        del self._model, self._optimizer, self._parameters, self._stepped, self._moments, self._working_copy, self._sums
         gc.collect()  # hooks and modules hold each other
 
 
@@ -217,9 +234,3 @@ def _make_mesh(request: EngineRequest) -> DeviceMesh:
     return init_device_mesh(
         world.device.type, (replicas, world.size // replicas), mesh_dim_names=("replicate", "shard")
     )
-
-
-def _local(tensor: Any) -> Tensor:
-    """The rank's own elements as a flat view."""
-    data = tensor.detach()
-    return (data.to_local() if isinstance(data, DTensor) else data).view(-1)

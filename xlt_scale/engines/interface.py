@@ -27,8 +27,10 @@ class EngineRequest:
 
     Attributes:
         parameters: every parameter by name (`describe_parameters`).
-        precision: 'fp32', or 'bf16' compute with fp32 master weights.
+        precision: 'fp32'; 'bf16' compute with fp32 master weights; or 'bf16_stochastic', without them: updates go into
+            bf16 weights, rounded at random.
         only_scores: the weights come from a checkpoint and stay as they are.
+        seed: of that rounding.
     """
 
     world: World
@@ -39,6 +41,16 @@ class EngineRequest:
     phase: PhaseOptions
     precision: str
     only_scores: bool = False
+    seed: int = 0
+
+    @property
+    def forward_dtype(self) -> torch.dtype:
+        """What the forward pass computes in."""
+        return torch.float32 if self.precision == "fp32" else torch.bfloat16
+
+    def has_no_master(self, name: str) -> bool:
+        """Whether the optimiser updates the bf16 weight itself."""
+        return self.precision == "bf16_stochastic" and self.is_trained(name)
 
     def is_trained(self, name: str) -> bool:
         """Whether the optimiser updates the parameter."""
@@ -54,8 +66,7 @@ class EngineRequest:
 
     def build_model(self) -> HeadedEncoder:
         """The model, in a context that decides where its parameters lie."""
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        return HeadedEncoder(self.plan, self.heads, self.phase.adapter, dtype)
+        return HeadedEncoder(self.plan, self.heads, self.phase.adapter, self.forward_dtype)
 
     def has_small_moments(self, name: str) -> bool:
         """Whether the optimiser keeps the parameter's moments in 8 bits."""
@@ -136,11 +147,11 @@ class Engine(ABC):
 
     def quantises(self, key: str) -> bool:
         """Whether a tensor of the state is kept in fewer bits, so that what is written into it is read back rounded:
-        moments in 8 bits, and what is borrowed from a parent.
+        moments in 8 bits, what is borrowed from a parent, and weights without fp32 masters.
         """
         kind, _, name = key.partition("/")
         if kind == "param":
-            return self._request.is_borrowed(name)
+            return self._request.is_borrowed(name) or self._request.has_no_master(name)
         return self._request.has_small_moments(name)
 
     @abstractmethod

@@ -1,20 +1,19 @@
-"""AdamW over named groups, and its states as fp32 whatever the bits they are kept in."""
+"""AdamW over named groups."""
 
-import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from xlt_scale.engines.interface import MOMENTS, EngineRequest, GroupSettings
+from xlt_scale.engines.interface import EngineRequest, GroupSettings
+from xlt_scale.engines.portions import PortionedOptimizer
 from xlt_scale.errors import UserError
 
 _SETTINGS = ("lr", "weight_decay", "betas", "eps")
-_BLOCK = 256  # bitsandbytes' blockwise quantisation: elements that share a scale
 _SMALLEST_IN_8_BITS = 4096
-_PIECE = 1 << 22
 
 
 def named_groups(request: EngineRequest, parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
@@ -40,12 +39,19 @@ def named_groups(request: EngineRequest, parameters: Mapping[str, nn.Parameter])
     ]
 
 
-def build_optimizer(request: EngineRequest, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def build_optimizer(
+    request: EngineRequest, groups: list[dict[str, Any]], in_portions: bool = False
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019) as the phase wants it.
 
     The fused kernel on CPUs rounds the last elements of a tensor in another way than the others, so its result depends
     on how parameters are cut: where that matters, the plain one is taken.
+
+    Args:
+        in_portions: gradients or weights come in bf16 (`PortionedOptimizer`).
     """
+    if in_portions:
+        return PortionedOptimizer(groups, partial(build_optimizer, request), request.seed)
     phase = request.phase
     if phase.optimizer == "adamw_8bit":
         is_paged = request.options.offload == "paged"
@@ -64,16 +70,16 @@ def build_optimizer(request: EngineRequest, groups: list[dict[str, Any]]) -> tor
     return torch.optim.AdamW(groups, lr=phase.learning_rate, betas=phase.betas, eps=phase.epsilon, fused=is_fused)
 
 
-def divides_gradients(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the optimiser's kernel can divide gradients on its way, so that clipping needs no pass of its own."""
-    return isinstance(optimizer, torch.optim.AdamW) and bool(optimizer.defaults["fused"])
+def prepare_step(optimizer: torch.optim.Optimizer, learning_rate: float, num_steps: int) -> None:
+    """Set what changes from step to step.
 
-
-def leave_division_to(optimizer: torch.optim.Optimizer, divisor: Tensor) -> None:
-    """Have the next step divide all gradients by a scalar, which stays on the device."""
-    # The way in which torch.amp's gradient scaler hands its scale to fused optimisers.
-    found: Any = optimizer
-    found.grad_scale = divisor.float()
+    Args:
+        num_steps: steps before this one.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    if isinstance(optimizer, PortionedOptimizer):
+        optimizer.num_steps = num_steps
 
 
 def _adamw_8bit() -> Any:
@@ -111,97 +117,3 @@ def write_settings(optimizer: torch.optim.Optimizer, settings: GroupSettings) ->
     for group in optimizer.param_groups:
         found = settings[group["name"]]
         group.update({key: found[key] for key in _SETTINGS} | {"betas": tuple(found["betas"])})
-
-
-class Moments:
-    """The moments that an AdamW keeps of the tensors it steps, read and written as flat fp32.
-
-    8-bit states are given back as code x scale, and quantised again when they are written. An element of the lowest
-    code, -0.993, is given as -1 x scale: that is what the block's largest element was, and what makes quantising the
-    same block again give the same codes and scale to the bit. In blocks cut elsewhere an element moves by at most one
-    step of the code.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer: Any = optimizer
-
-    def read(self, tensor: Tensor, kind: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Elements [start, stop) of a moment; zeros before the first step. Do not write into it."""
-        state = self._optimizer.state.get(tensor, {})
-        stored = state.get(kind if kind in state else _BITSANDBYTES[kind])
-        if stored is None:
-            return torch.zeros_like(_flat(tensor)[start:stop])
-        if stored.dtype != torch.uint8:
-            return _flat(stored)[start:stop]
-        return _dequantise(state, _NUMBER[kind], start, stored.numel() if stop is None else stop)
-
-    @contextlib.contextmanager
-    def written(self, tensor: Tensor, kind: str, group: dict[str, Any]) -> Iterator[Tensor]:
-        """A flat fp32 tensor to fill with a moment, on whichever device; taken over when the block ends."""
-        state = self._optimizer.state[tensor]
-        if not state:
-            self._create(tensor, group)
-            state = self._optimizer.state[tensor]
-        stored = state.get(kind if kind in state else _BITSANDBYTES[kind])
-        if stored.dtype != torch.uint8:
-            yield _flat(stored)
-            return
-        # On the CPU: a device that is full of 8-bit states has no room for the same in 32.
-        values = torch.zeros(stored.numel())
-        yield values
-        _quantise(state, _NUMBER[kind], values)
-
-    def set_step(self, num_steps: int) -> None:
-        """Set the step counter of every tensor, in the type that the optimiser keeps it in."""
-        for state in self._optimizer.state.values():
-            if isinstance(state.get("step"), Tensor):
-                state["step"].fill_(num_steps)
-            elif "step" in state:
-                state["step"] = num_steps
-
-    def _create(self, tensor: Tensor, group: dict[str, Any]) -> None:
-        if hasattr(self._optimizer, "init_state"):
-            self._optimizer.init_state(group, tensor, 0, 0)
-            return
-        state = self._optimizer.state[tensor]
-        # Where PyTorch's fused AdamW wants it.
-        state["step"] = torch.zeros((), dtype=torch.float32, device=tensor.device)
-        for kind in MOMENTS:
-            state[kind] = torch.zeros_like(tensor.data)
-
-
-_BITSANDBYTES = {"exp_avg": "state1", "exp_avg_sq": "state2"}
-_NUMBER = {"exp_avg": "1", "exp_avg_sq": "2"}
-
-
-def _flat(tensor: Any) -> Tensor:
-    """A rank's own elements as a flat view."""
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return local.detach().view(-1)
-
-
-def _dequantise(state: dict[str, Tensor], number: str, start: int, stop: int) -> Tensor:
-    levels = state[f"qmap{number}"].clone()
-    if levels[0] < 0:
-        levels[0] = -1.0
-    first, last = start // _BLOCK, -(-stop // _BLOCK)
-    scales = state[f"absmax{number}"][first:last].repeat_interleave(_BLOCK)[start - first * _BLOCK :]
-    return levels[state[f"state{number}"].view(-1)[start:stop].int()] * scales[: stop - start]
-
-
-def _quantise(state: dict[str, Tensor], number: str, values: Tensor) -> None:
-    """Scale each block by its largest element, then take the nearest level of each.
-
-    bitsandbytes' own kernel moves some elements that lie on a level to the next one, so that a state that is saved and
-    loaded would not come back.
-    """
-    codes, scales, levels = state[f"state{number}"].view(-1), state[f"absmax{number}"], state[f"qmap{number}"]
-    edges = (levels[1:] + levels[:-1]) / 2
-    for low in range(0, values.numel(), _PIECE):
-        piece = values[low : low + _PIECE].to(codes.device)
-        blocks = nn.functional.pad(piece, (0, -piece.numel() % _BLOCK)).view(-1, _BLOCK)
-        largest = blocks.abs().amax(1)
-        blocks /= torch.where(largest > 0, largest, 1.0)[:, None]
-        found = torch.bucketize(blocks, edges, out_int32=True).view(-1)
-        codes[low : low + piece.numel()].copy_(found[: piece.numel()])
-        scales[low // _BLOCK : low // _BLOCK + len(largest)].copy_(largest)

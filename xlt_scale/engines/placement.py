@@ -78,7 +78,7 @@ def _classes_of_layers(encoder: nn.Module) -> list[str]:
 
 
 def _num_bytes(request: EngineRequest) -> int:
-    return sum(spec.numel for spec in request.parameters.values()) * dtype_of(request).itemsize
+    return sum(spec.numel for spec in request.parameters.values()) * request.forward_dtype.itemsize
 
 
 def _free_bytes(world: World) -> int:
@@ -102,8 +102,3 @@ def memory_of_devices(world: World, reserved: int) -> dict[Any, int]:
     first = next(iter(memory))
     memory[first] = max(0, memory[first] - reserved)
     return memory
-
-
-def dtype_of(request: EngineRequest) -> torch.dtype:
-    """The precision that a model computes in which is not trained."""
-    return torch.bfloat16 if request.precision == "bf16" else torch.float32

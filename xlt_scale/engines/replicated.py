@@ -14,7 +14,7 @@ from transformers.initialization import no_init_weights
 
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.interface import Engine, EngineRequest, GroupSettings, StateSource, fill
-from xlt_scale.engines.placement import device_map, dtype_of, memory_of_devices
+from xlt_scale.engines.placement import device_map, memory_of_devices
 from xlt_scale.engines.replicas import OneReader, mesh_of_replicas
 from xlt_scale.modeling.four_bit import FourBitLinear
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
@@ -37,7 +37,7 @@ class ReplicatedEngine(Engine):
     def __init__(self, request: EngineRequest, spread: bool = False) -> None:
         self.world, self._request = request.world, request
         self.num_steps = 0
-        dtype, device = dtype_of(request), request.world.device
+        dtype, device = request.forward_dtype, request.world.device
         with accelerate.init_empty_weights(include_buffers=False), no_init_weights():
             self._model = HeadedEncoder(request.plan, request.heads)
         self._model.tie()
@@ -85,7 +85,7 @@ class ReplicatedEngine(Engine):
         return self.world.is_main
 
     def quantises(self, key: str) -> bool:
-        return self._request.precision == "bf16"
+        return self._request.forward_dtype != torch.float32
 
     def four_bit_weights(self) -> Mapping[str, FourBitLinear]:
         return {}

@@ -5,12 +5,19 @@ nothing every time. Rounded up with the probability that the remainder asks for,
 2020, Revisiting BFloat16 Training, section 4).
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
+from torch.utils._triton import has_triton
 
 from xlt_scale.data.counter_random import key_of
 
-_BLOCK = 1 << 22
+_RANGE = 1 << 31
+"""Elements whose numbers one key serves."""
+_PIECE = 1 << 16
+"""Elements that are rounded at once without a compiler: what lies between stays in a processor's cache."""
 
 
 @torch.no_grad()
@@ -19,7 +26,7 @@ def stochastic_round_(destination: Tensor, source: Tensor, seed: int, start: int
 
     Which one depends on the seed and the element's number alone: the same on every device, in every piece that a tensor
     is cut into, and when a step is repeated after a resume. Numbers that bf16 has, infinities and NaN stay as they are.
-    Called by each rank for its own elements; does not communicate.
+    Called by each rank for its own elements; does not communicate. On GPUs one compiled kernel does all of it.
 
     Args:
         destination: bf16, 1-D, contiguous.
@@ -27,29 +34,51 @@ def stochastic_round_(destination: Tensor, source: Tensor, seed: int, start: int
         seed: another one for each step and each tensor.
         start: number of the first element in the whole tensor.
     """
-    for block in range(start // _BLOCK, -(-(start + len(source)) // _BLOCK)):
-        low, high = max(start, block * _BLOCK), min(start + len(source), (block + 1) * _BLOCK)
-        values = source[low - start : high - start]
-        places = torch.arange(low - block * _BLOCK, high - block * _BLOCK, dtype=torch.int32, device=source.device)
-        # bf16 is the upper half of fp32: what is added to the lower half carries over as often as it should.
-        rounded = (values.view(torch.int32) + _sixteen_bits(places, key_of("rounding", seed, block))) & -(1 << 16)
-        kept = torch.where(values.isfinite(), rounded.view(torch.float32), values)
-        destination[low - start : high - start].copy_(kept)
+    is_compiled = source.is_cuda and has_triton()
+    piece = _RANGE if is_compiled else _PIECE
+    stop = start + len(source)
+    low = start
+    while low < stop:
+        number, first = divmod(low, _RANGE)
+        high = min(stop, (number + 1) * _RANGE, low + piece)
+        key = key_of("rounding", seed, number)
+        # Tensors, since a compiled function would be compiled anew for every number.
+        numbers = [torch.tensor(_signed(part), dtype=torch.int32) for part in (key & _WORD, key >> 32 & _WORD, first)]
+        function = compiled_rounding() if is_compiled else _round
+        function(destination[low - start : high - start], source[low - start : high - start], *numbers)
+        low = high
 
 
-def _sixteen_bits(counters: Tensor, key: int) -> Tensor:
-    """int32 in [0, 65536), of counters in int32, which are overwritten.
+@cache
+def compiled_rounding() -> Callable[..., None]:
+    """The rounding of a piece as one kernel, for any number of elements."""
+    function: Callable[..., None] = torch.compile(_round, dynamic=True)
+    return function
 
-    Twice the mixing function "lowbias32" (Wellons 2018, Prospecting for Hash Functions), each time with other bits of
-    the key: multiplications wrap around, and integers do so alike on every device.
+
+def _round(destination: Tensor, source: Tensor, key: Tensor, second_key: Tensor, first: Tensor) -> None:
+    """Keys and number of the first element are int32 scalars."""
+    places = torch.arange(len(source), dtype=torch.int32, device=source.device) + first
+    # bf16 is the upper half of fp32: what is added to the lower half carries over as often as it should.
+    rounded = (source.view(torch.int32) + _sixteen_bits(places, key, second_key)) & -(1 << 16)
+    destination.copy_(torch.where(source.isfinite(), rounded.view(torch.float32), source))
+
+
+def _sixteen_bits(counters: Tensor, *keys: Tensor) -> Tensor:
+    """int32 in [0, 65536), of counters in int32.
+
+    Twice the mixing function "lowbias32" (Wellons 2018, Prospecting for Hash Functions), each time with another key:
+    multiplications wrap around, and integers do so alike on every device.
     """
-    for part in (key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF):
-        counters.bitwise_xor_(_signed(part))
+    for key in keys:
+        counters = counters ^ key
         for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-            counters.bitwise_xor_(counters.bitwise_right_shift(shift).bitwise_and_((1 << 32 - shift) - 1))
-            counters.mul_(_signed(factor))
-        counters.bitwise_xor_(counters.bitwise_right_shift(16).bitwise_and_(0xFFFF))
-    return counters.bitwise_and_(0xFFFF)
+            counters = (counters ^ (counters >> shift & (1 << 32 - shift) - 1)) * _signed(factor)
+        counters = counters ^ (counters >> 16 & 0xFFFF)
+    return counters & 0xFFFF
+
+
+_WORD = 0xFFFFFFFF
 
 
 def _signed(bits: int) -> int:

@@ -23,13 +23,9 @@ from xlt_scale.engines.deepspeed_config import DEFAULT_FILE, deepspeed_settings
 from xlt_scale.engines.exact_buffers import restore_buffers
 from xlt_scale.engines.four_bit_weights import filling_four_bit
 from xlt_scale.engines.interface import MOMENTS, Engine, EngineRequest, GroupSettings, StateSource, fill
-from xlt_scale.engines.optimizer import (
-    Moments,
-    build_optimizer,
-    named_groups,
-    read_settings,
-    write_settings,
-)
+from xlt_scale.engines.moments import Moments
+from xlt_scale.engines.optimizer import build_optimizer, named_groups, prepare_step, read_settings, write_settings
+from xlt_scale.engines.portions import Part, PortionedOptimizer
 from xlt_scale.engines.swap_folder import SwapFolder
 from xlt_scale.engines.working_copy import keeps_gathered
 from xlt_scale.errors import UserError
@@ -43,7 +39,9 @@ _NEVER = 10**15
 
 
 class Zero3Engine(Engine):
-    """A partition of every parameter in the forward precision, and one in fp32 with the optimiser's states."""
+    """A partition of every parameter in the forward precision, and one in fp32 with the optimiser's states; without
+    masters ('bf16_stochastic') that one is in bf16 too.
+    """
 
     def __init__(self, request: EngineRequest) -> None:
         deepspeed = _import_deepspeed(request.world.device.type)
@@ -81,13 +79,18 @@ class Zero3Engine(Engine):
             # DeepSpeed takes a module's parameters away before they get their gradients where none of its inputs does.
             model.encoder.enable_input_require_grads()
         self._parameters: dict[str, Any] = dict(model.named_parameters())
-        self._optimizer = build_optimizer(request, named_groups(request, self._parameters))
+        groups = named_groups(request, self._parameters)
+        self._optimizer = build_optimizer(request, groups, in_portions=request.precision == "bf16_stochastic")
         self._moments = Moments(self._optimizer)
         self.num_steps = 0
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=self._optimizer, config=settings, dist_init_required=False
         )
         restore_buffers(model, request)
+        if isinstance(self._optimizer, PortionedOptimizer):
+            for _, flat, members in self._sub_groups():
+                parts = [(name, begin, length, self.parameter_range(name)[0]) for name, begin, length in members]
+                self._optimizer.describe(flat, [Part(*part) for part in parts])
         # Frozen parameters have no fp32 master in DeepSpeed: their exact values are kept here, so that they do not come
         # back rounded to bf16. Borrowed ones never come back.
         self._frozen: dict[str, Tensor] = {}
@@ -100,8 +103,7 @@ class Zero3Engine(Engine):
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> Tensor:
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        prepare_step(self._optimizer, learning_rate, self.num_steps)
         self._engine.step()
         self.num_steps += 1
         return torch.as_tensor(self._engine.get_global_grad_norm())
@@ -123,7 +125,7 @@ class Zero3Engine(Engine):
             with self._swapped_in(number, write_back=False):
                 for name, begin, length in members:
                     if length:
-                        yield f"param/{name}", flat.data[begin : begin + length]
+                        yield f"param/{name}", flat.data[begin : begin + length].float()
                 if not with_moments:
                     continue
                 for kind in MOMENTS:
@@ -230,7 +232,7 @@ class Zero3Engine(Engine):
         # Lists and caches in DeepSpeed's modules go on holding an engine's objects. So the memory is taken from under
         # them, or the next phase would find it full.
         parameters = [(parameter, vars(parameter)) for parameter in self._parameters.values()]
-        held = [vars(self._engine.optimizer), self._optimizer.state, parameters]
+        held = [vars(self._engine.optimizer), self._moments.states, parameters]
         self._engine.destroy()
         _end_hierarchical_groups()
         if self._swap is not None:

@@ -31,7 +31,7 @@ def check_float8(precision: str, device: torch.device, has_adapter: bool = False
             trained.
     """
     problem = ""
-    if precision != "bf16":
+    if precision == "fp32":
         problem = f"the run computes in {precision}; set engine.precision = 'bf16'"
     elif has_adapter:
         problem = "a phase trains an adapter, whose encoder is not trained; use one of them"

@@ -20,7 +20,7 @@ _INDICES_PER_TOKEN = 24  # word, position and token-type numbers, int64
 
 def value_bytes(workload: Workload) -> int:
     """Bytes of one value in the forward precision."""
-    return 2 if workload.precision == "bf16" else 4
+    return 4 if workload.precision == "fp32" else 2
 
 
 def layer_bytes_per_token(workload: Workload, compiled: bool = False) -> float:

@@ -1,6 +1,6 @@
 """Which layouts there are for a workload on a cluster, which of them fit, and which is fastest."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from math import ceil
@@ -62,6 +62,8 @@ def candidates(
         _values(fixed, "keep_gathered", ("auto", _other_than_auto(workload, cluster.device))),
     ):
         if (engine == "zero3" and replicas > 1) or (offload == "paged" and workload.optimizer != "adamw_8bit"):
+            continue
+        if engine == "zero3" and offload == "optimizer" and workload.precision == "bf16_stochastic":
             continue
         if compiled and policy == "selective" and "activation_checkpointing" not in fixed:
             continue
@@ -148,15 +150,17 @@ def why_not(workload: Workload, cluster: Cluster, fixed: Mapping[str, object] | 
 
 
 def _mend(workload: Workload, cluster: Cluster, fixed: Mapping[str, object] | None) -> str:
-    """Other options, then 8-bit states, then more devices, and last of all, since it is slow, offloading."""
+    """Other options, then 8-bit states, then no masters, then more devices, and last of all, since it is slow,
+    offloading.
+    """
     fixed = fixed or {}
     free = {name: value for name, value in fixed.items() if name in ("name", "float8")}
     on_device = free | {"offload": "none"}
     if plans := plan_layouts(workload, cluster, on_device):
         return _with_settings(plans[0].layout, fixed)
-    smaller = replace(workload, optimizer="adamw_8bit")
-    if workload.optimizer == "adamw" and _fitting(smaller, cluster, cluster.num_devices, on_device):
-        return "it fits with optimizer = 'adamw_8bit'"
+    for changes, settings in smaller_states([workload]):
+        if _fitting(replace(workload, **changes), cluster, cluster.num_devices, on_device):
+            return f"it fits with {settings}, which is another experimental condition"
     largest = replace(cluster, num_nodes=ceil(_MOST_DEVICES / cluster.devices_per_node))
     more = [count for count in _numbers_of_devices(largest) if cluster.num_devices < count <= workload.batch_size]
     if cluster.devices_per_node > 1:
@@ -168,6 +172,23 @@ def _mend(workload: Workload, cluster: Cluster, fixed: Mapping[str, object] | No
     return (
         "use several devices, or one with more memory" if cluster.num_devices == 1 else "use more, or larger, devices"
     )
+
+
+def smaller_states(workloads: Sequence[Workload]) -> Iterator[tuple[dict[str, Any], str]]:
+    """What takes less memory at another numeric result, the nearest to AdamW with fp32 masters first: changes of all
+    the workloads of a run, and what its file would say.
+    """
+    if any(workload.precision != "bf16" for workload in workloads):
+        return
+    is_in_full = any(workload.optimizer == "adamw" for workload in workloads)
+    if is_in_full:
+        yield {"optimizer": "adamw_8bit"}, "optimizer = 'adamw_8bit'"
+    if any(workload.trained_share_of_layers < 1.0 for workload in workloads):
+        return  # beside adapters there are hardly any masters
+    yield {"precision": "bf16_stochastic"}, "engine.precision = 'bf16_stochastic'"
+    if is_in_full:
+        both = {"optimizer": "adamw_8bit", "precision": "bf16_stochastic"}
+        yield both, "optimizer = 'adamw_8bit' and engine.precision = 'bf16_stochastic'"
 
 
 def _with_settings(layout: Layout, fixed: Mapping[str, object]) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from math import ceil
+from typing import Literal
 
 from xlt_scale.config import AdapterOptions, PhaseOptions, RunOptions
 from xlt_scale.errors import UserError
@@ -63,8 +64,8 @@ class RunDescription:
             self.facts.note(f"models of type {size.model_type!r} are taken to run padded")
 
     @property
-    def precision(self) -> str:
-        """That weights are computed in."""
+    def precision(self) -> Literal["fp32", "bf16", "bf16_stochastic"]:
+        """That weights are computed in, and whether they have fp32 masters."""
         if self.run.engine.precision != "auto":
             return self.run.engine.precision
         return "fp32" if self.on_processors else "bf16"
@@ -107,7 +108,7 @@ class RunDescription:
             shape=shape,
             lengths=replace(lengths, padding=1.0) if self.unpadded else lengths,
             batch_size=phase.batch_size,
-            precision="fp32" if self.precision == "fp32" else "bf16",
+            precision=self.precision,
             optimizer=phase.optimizer,
             unpadded=self.unpadded,
             dropout=kind_of(shape).dropout if dropout is None else dropout,

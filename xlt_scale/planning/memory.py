@@ -27,6 +27,9 @@ again."""
 UNCERTAINTY = 0.02
 """Of everything, so that a plan that is a little wrong still fits."""
 
+PIECE = 1 << 26
+"""Elements that are stepped at once where weights or gradients are in bf16 (`engines/portions.py`)."""
+
 COMMUNICATION_GIB = 1.0
 """What NCCL takes for its channels where devices talk to each other."""
 
@@ -106,14 +109,15 @@ def moment_bytes(workload: Workload) -> float:
 def _held(workload: Workload, layout: Layout, device: Device) -> Held:
     shards, width = layout.num_shards, value_bytes(workload)
     trained = num_trained(workload)
-    masters, gradients, forward_weights = _FP32 * trained, 0.0, 0.0
+    masters = (width if workload.precision == "bf16_stochastic" else _FP32) * trained
+    gradients, forward_weights = 0.0, 0.0
     if layout.engine == "zero3":
         # In fp32 too: DeepSpeed compares a device with its name, so that it never takes the partition itself.
         forward_weights = width * trained
         gradients = layout.gradient_bytes * trained
-    elif is_alone(workload, layout, device) and width == 2:
+    elif is_alone(workload, layout, device) and workload.precision == "bf16":
         forward_weights = width * trained
-    frozen, whole = width * max(workload.shape.num_parameters - trained, 0.0), 0.0
+    frozen, whole = _frozen_width(workload, layout, device) * max(workload.shape.num_parameters - trained, 0.0), 0.0
     if workload.four_bit:
         frozen = width * workload.shape.num_embedding_parameters
         whole = NF4_BYTES * workload.shape.num_non_embedding_parameters
@@ -130,6 +134,18 @@ def _held(workload: Workload, layout: Layout, device: Device) -> Held:
     return Held(on_device / shards + whole, moments / shards, gradients / shards)
 
 
+def _frozen_width(workload: Workload, layout: Layout, device: Device) -> int:
+    """Bytes of a parameter that is not trained: what stands beside adapters lies in the forward precision; frozen
+    embeddings keep their fp32 values too, since the result has them.
+    """
+    width = value_bytes(workload)
+    if workload.trained_share_of_layers < 1.0:
+        return width
+    if layout.engine == "zero3":
+        return width + _FP32
+    return width + _FP32 if is_alone(workload, layout, device) and width < _FP32 else _FP32
+
+
 def _backward_begins(workload: Workload, layout: Layout, tokens: float) -> Moment:
     """The part that both engines share: activations, the head's tensors, and those of one layer's backward pass."""
     return Moment(
@@ -144,19 +160,24 @@ def _backward_begins(workload: Workload, layout: Layout, tokens: float) -> Momen
 def _fsdp2_moments(workload: Workload, layout: Layout, device: Device, micro_batches: MicroBatches) -> list[Moment]:
     """`torch.distributed.fsdp`: the outermost group (embeddings, heads) stays gathered through forward and backward; of
     the layers' groups one computes, one is on its way (its buffer and its parameters), and gradients are reduced in
-    fp32 from a copy, the one before being kept until its reduction has ended. Without the wrapper each gradient goes to
-    fp32 as it comes.
+    fp32 from a copy, the one before being kept until its reduction has ended. Without the wrapper, and without masters,
+    bf16 gradients go to fp32 as they come where they are summed, and in portions of the optimiser's step where not.
     """
     shape, width, shards = workload.shape, value_bytes(workload), layout.num_shards
     accumulates = micro_batches.number > 1
     embeddings = shape.num_embedding_parameters if workload.trains_embeddings else 0
     layer = workload.gathered_per_layer
-    gradients = 0.0 if layout.offload == "optimizer" else _FP32 * num_trained(workload) / shards
+    without_masters = workload.precision == "bf16_stochastic"
+    in_portions = without_masters or (is_alone(workload, layout, device) and width == 2)
+    of_gradient = width if in_portions and not accumulates else _FP32
+    gradients = 0.0 if layout.offload == "optimizer" else of_gradient * num_trained(workload) / shards
+    portion = min(PIECE, num_trained(workload) / shards) if in_portions and layout.offload != "optimizer" else 0.0
+    step = Moment("step", gradients, 0.0, portion * (_FP32 + (_FP32 if without_masters else 0)))
     begin = _backward_begins(workload, layout, micro_batches.largest)
     if is_alone(workload, layout, device):
-        of_embeddings = width * embeddings if width == 2 or accumulates else 0
+        of_embeddings = width * embeddings if accumulates else 0
         begin = Moment(begin.name, gradients if accumulates else 0.0, begin.activations, begin.buffers)
-        return [begin, Moment("backward ends", gradients, 0.0, of_embeddings), Moment("step", gradients)]
+        return [begin, Moment("backward ends", gradients, 0.0, of_embeddings), step]
     of_layers = width * 3 * layer
     if keeps_gathered(workload, layout, device):
         of_layers = width * (shape.num_layers + 1) * layer
@@ -166,7 +187,7 @@ def _fsdp2_moments(workload: Workload, layout: Layout, device: Device, micro_bat
     begin = Moment(begin.name, gradients if accumulates else 0.0, begin.activations, buffers)
     new_shard = _FP32 * embeddings / shards if accumulates else 0
     ends = width * shape.num_embedding_parameters + (width + _FP32) * embeddings + new_shard
-    return [begin, Moment("backward ends", gradients, 0.0, ends), Moment("step", gradients)]
+    return [begin, Moment("backward ends", gradients, 0.0, ends), step]
 
 
 def _zero3_moments(workload: Workload, layout: Layout, device: Device, micro_batches: MicroBatches) -> list[Moment]:
@@ -192,4 +213,6 @@ def _zero3_moments(workload: Workload, layout: Layout, device: Device, micro_bat
     if shards > 1:
         end_buffers += width * (shape.num_embedding_parameters + workload.gathered_per_layer)
     copied = 0.0 if layout.offload == "optimizer" else _FP32 * min(num_trained(workload) / shards, ZERO3_SUB_GROUP)
+    if workload.precision == "bf16_stochastic":
+        copied = copied / 2 + 2 * _FP32 * min(num_trained(workload) / shards, PIECE)
     return [begin, Moment("backward ends", 0.0, 0.0, end_buffers), Moment("step", 0.0, 0.0, copied + bucket)]

@@ -18,7 +18,9 @@ def keeps_gathered(workload: Workload, layout: Layout, device: Device) -> bool:
 
 
 def is_alone(workload: Workload, layout: Layout, device: Device) -> bool:
-    """Whether a single FSDP2 process does without the wrapper: masters and forward weights lie side by side."""
+    """Whether a single FSDP2 process does without the wrapper: masters and forward weights lie side by side, or there
+    are no masters.
+    """
     if layout.engine != "fsdp2" or layout.num_devices > 1 or layout.stock or layout.offload == "optimizer":
         return False
-    return workload.precision == "fp32" or keeps_gathered(workload, layout, device)
+    return workload.precision != "bf16" or keeps_gathered(workload, layout, device)

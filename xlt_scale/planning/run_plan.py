@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from xlt_scale.config import EngineOptions
 from xlt_scale.errors import UserError
-from xlt_scale.planning.choice import candidates, fastest_first, missing_bytes, why_not
+from xlt_scale.planning.choice import candidates, fastest_first, missing_bytes, smaller_states, why_not
 from xlt_scale.planning.describe import PhaseWork, RunDescription
 from xlt_scale.planning.hardware import GIB, Cluster
 from xlt_scale.planning.layouts import describe_layout, layout_of
@@ -175,7 +175,7 @@ def seconds_per_scored_token(description: RunDescription, cluster: Cluster) -> f
         shape=description.shape,
         lengths=lengths,
         batch_size=_SCORING_BATCH * cluster.num_devices,
-        precision="fp32" if description.precision == "fp32" else "bf16",
+        precision=description.precision,
         unpadded=description.unpadded,
         dropout=0.0,
     )
@@ -205,19 +205,18 @@ def _advice(
     cluster: Cluster,
     fixed: Mapping[str, object],
 ) -> str:
-    """8-bit moments, where a run otherwise waits for the host."""
+    """Smaller states, where a run otherwise waits for the host."""
     if best.layout.offload == "none":
         return ""
-    smaller = [
-        replace(work, workload=work.workload and replace(work.workload, optimizer="adamw_8bit")) for work in works
-    ]
-    plan = plans_of(smaller, description, cluster, {"offload": "none"} | dict(fixed))[0]
-    if plan.missing(cluster) or plan.seconds > best.seconds / 2:
-        return ""
-    return (
-        f"with optimizer = 'adamw_8bit' in every phase, which is another experimental condition, all of it takes "
-        f"{duration(plan.seconds)} in place of {duration(best.seconds)} ({describe_layout(plan.layout)})"
-    )
+    for changes, settings in smaller_states(_workloads(works)):
+        smaller = [replace(work, workload=work.workload and replace(work.workload, **changes)) for work in works]
+        plan = plans_of(smaller, description, cluster, {"offload": "none"} | dict(fixed))[0]
+        if not plan.missing(cluster) and plan.seconds <= best.seconds / 2:
+            return (
+                f"with {settings} in every phase, which is another experimental condition, all of it takes "
+                f"{duration(plan.seconds)} in place of {duration(best.seconds)} ({describe_layout(plan.layout)})"
+            )
+    return ""
 
 
 def _workloads(works: Iterable[PhaseWork]) -> list[Workload]:

@@ -7,6 +7,7 @@ the engines (`engines/fsdp2.py`, DeepSpeed's `stage3.py`, `torch.distributed.fsd
 from xlt_scale.planning.activations import value_bytes
 from xlt_scale.planning.hardware import Cluster
 from xlt_scale.planning.memory import moment_bytes, num_trained
+from xlt_scale.planning.micro_batches import split_step
 from xlt_scale.planning.residence import is_alone, keeps_gathered
 from xlt_scale.planning.workload import Layout, Workload
 
@@ -14,9 +15,10 @@ HOST_UPDATE_BANDWIDTH = 20e9
 """Bytes per second that AdamW on the host moves for one process. An assumption: memory of servers, shared by 8
 processes."""
 
-_CLIPPING = 4 + 8  # the norm reads, the scaling reads and writes
-_CLIPPING_IN_THE_KERNEL = 4 + 4  # the norm reads; the fused AdamW writes the scaled gradient back
+_SCALING = 4 + 4  # of gradients: read and written
+_SCALING_IN_THE_KERNEL = 4  # the fused AdamW writes the scaled gradient back
 _WEIGHT_AND_GRADIENT = 4 + 4 + 4  # read both, write the weight
+_CAST = 2 + 4  # from bf16 to fp32, or back
 _TENSORS_PER_LAYER = 16
 _HOST_SECONDS_PER_TENSOR = {"adamw": 5e-6, "adamw_8bit": 40e-6}
 """PyTorch's fused kernel takes many tensors at once, bitsandbytes' one. Assumptions."""
@@ -28,13 +30,23 @@ def optimizer_seconds(workload: Workload, layout: Layout, cluster: Cluster) -> f
     trained = num_trained(workload) / shards
     moments = 2 * moment_bytes(workload) / shards
     in_kernel = workload.optimizer == "adamw" and layout.engine == "fsdp2" and not layout.stock
-    clipping = (_CLIPPING_IN_THE_KERNEL if in_kernel else _CLIPPING) * trained
+    without_masters = workload.precision == "bf16_stochastic"
+    in_portions = without_masters or (is_alone(workload, layout, device) and width == 2)
+    stays_in_bf16 = in_portions and layout.engine == "fsdp2" and split_step(workload, layout).number == 1
+    norm = width if stays_in_bf16 else 4
+    clipping = (norm + (_SCALING_IN_THE_KERNEL if in_kernel else _SCALING)) * trained
     moved = clipping + _WEIGHT_AND_GRADIENT * trained + moments
     if layout.engine == "zero3":
         # Looking for infinities, then a flat copy of the gradients, then the forward weights from the masters.
         moved += (4 + 8 + 4 + width) * trained
-    elif is_alone(workload, layout, cluster.device) and width == 2:
-        moved += (4 + width) * trained
+    if stays_in_bf16:
+        moved += _CAST * trained
+    if without_masters:
+        # Weights to fp32, and rounded back.
+        moved += 2 * _CAST * trained
+    elif in_portions:
+        # The forward weights from the masters.
+        moved += _CAST * trained
     if layout.offload == "optimizer":
         # Gradients go to the host and weights come back (with FSDP2 as they are gathered: `communication.py`).
         link = (4 + width) * trained / cluster.host_bandwidth if layout.engine == "zero3" else 0.0
@@ -58,10 +70,11 @@ def copy_seconds(workload: Workload, layout: Layout, cluster: Cluster, accumulat
         moved = (width + 4 + 8 + into_partition) * trained
         moved += gathers * 2 * width * parameters if shards > 1 else 0
     elif is_alone(workload, layout, cluster.device):
-        # Each gradient goes to fp32, or onto what is there.
-        moved = (width + (8 if accumulates else 4)) * trained if width == 2 else 0.0
+        # Of several micro-batches each gradient goes to fp32, onto what is there.
+        moved = (width + 8) * trained if width == 2 and accumulates else 0.0
     else:
         # At each gather: the cast of the shard, and out of the gathered buffer; then gradients into an fp32 buffer.
-        gathered = gathers * ((4 + width) / shards + 2 * width) * parameters
+        cast = 0 if workload.precision == "bf16_stochastic" else 4 + width
+        gathered = gathers * (cast / shards + 2 * width) * parameters
         moved = gathered + (width + 4 + 4 + (12 if accumulates else 4) / shards) * trained
     return moved / cluster.device.bandwidth

@@ -89,7 +89,7 @@ class Workload:
 
     Attributes:
         batch_size: examples of a step, over all devices.
-        precision: 'bf16' compute with fp32 masters, or 'fp32'.
+        precision: 'bf16' compute with fp32 masters, 'bf16_stochastic' without them, or 'fp32'.
         unpadded: batches are real tokens only.
         trained_share: parameters that the optimiser steps, of all: 1.0, less with frozen embeddings or adapters.
         masked_share: tokens that masked language modelling predicts; 0.0 for other tasks.
@@ -100,7 +100,7 @@ class Workload:
     shape: Shape
     lengths: Lengths
     batch_size: int
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["fp32", "bf16", "bf16_stochastic"] = "bf16"
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     unpadded: bool = True
     dropout: float = 0.1

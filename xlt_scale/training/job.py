@@ -112,6 +112,7 @@ class PhaseJob:
             phase=self.phase,
             precision=self.setup.precision,
             only_scores=not self.phase.trains and self.parent.checkpoint is not None,
+            seed=self.seed,
         )
 
     def scoring_request(self) -> EngineRequest:

@@ -21,6 +21,7 @@ from small_run import (
     run_loop,
 )
 
+from xlt_scale.engines import portions
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
 from xlt_scale.evaluation.predict import predict
@@ -35,8 +36,14 @@ def train(
     lopsided: bool = False,
     family: str = "",
     formats: bool = False,
+    to_nearest: bool = False,
 ) -> dict[str, Any]:
-    """Losses, gradient norms and weights of a run; with `formats`, of a mixture of all task formats."""
+    """Losses, gradient norms and weights of a run; with `formats`, of a mixture of all task formats; with `to_nearest`,
+    what is to be rounded at random is not.
+    """
+    rounding = portions.stochastic_round_
+    if to_nearest:
+        portions.stochastic_round_ = lambda destination, source, *_: destination.copy_(source)
     plan = make_plan(FAMILIES[family]) if family else None
     if formats:
         phase = {**(phase or {}), **ALL_FORMATS}
@@ -46,6 +53,7 @@ def train(
     rows = run_loop(built, request, steps, lopsided)
     final = digests(built, request)
     built.destroy()
+    portions.stochastic_round_ = rounding
     return {
         "losses": [row["loss"] for row in rows],
         "norms": [row["grad_norm"] for row in rows],

@@ -13,9 +13,11 @@ from xlt_scale.modeling.heads import HeadSpec
 HEAD = HeadSpec("pairs", "classification", 3)
 
 
-def hold(world: World, engine: dict[str, Any], architecture: dict[str, Any], optimizer: str) -> dict[str, int]:
+def hold(
+    world: World, engine: dict[str, Any], architecture: dict[str, Any], optimizer: str, freezes: bool
+) -> dict[str, int]:
     plan = make_plan(ARCHITECTURE | architecture)
-    phase = {"mixture": {"pairs": 1.0}, "optimizer": optimizer}
+    phase = {"mixture": {"pairs": 1.0}, "optimizer": optimizer, "freeze_embeddings": freezes}
     request = make_request(world, engine, phase, plan, [HEAD])
     built: Any = make_engine(request)
     gradients: list[int] = []
@@ -45,7 +47,7 @@ def weights(engine: Engine) -> list[Tensor]:
     """In the forward precision, and masters where they are apart."""
     built: Any = engine
     if hasattr(built, "_engine"):
-        parts = [parameter.ds_tensor.data for parameter in built._parameters.values()]
+        parts = [*built._frozen.values(), *(parameter.ds_tensor.data for parameter in built._parameters.values())]
         return parts + [flat.data for flat in built._engine.optimizer.fp32_partitioned_groups_flat]
     found = [*built._model.parameters(), *built._parameters.values()]
     return [tensor.to_local() if hasattr(tensor, "to_local") else tensor.data for tensor in found]
@@ -53,7 +55,7 @@ def weights(engine: Engine) -> list[Tensor]:
 
 def moments(engine: Engine) -> list[Tensor]:
     built: Any = engine
-    states = built._optimizer.state.values()
+    states = built._moments.states.values()
     tables = ("step", "qmap1", "qmap2")
     tensors = [value for state in states for key, value in state.items() if key not in tables]
     return [tensor for tensor in tensors if isinstance(tensor, Tensor)]
