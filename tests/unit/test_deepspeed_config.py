@@ -129,6 +129,15 @@ def test_a_repeatable_run_takes_pytorchs_own_linear_layers() -> None:
     assert "memory_efficient_linear" not in deepspeed_settings(EngineOptions(), PHASE, "bf16", 2)["zero_optimization"]
 
 
+def test_compiled_layers_take_pytorchs_own_linear_layers(tmp_path: Path) -> None:
+    settings = deepspeed_settings(EngineOptions(compile=True), PHASE, "bf16", 2)
+    assert settings["zero_optimization"]["memory_efficient_linear"] is False
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3, "memory_efficient_linear": True}}))
+    with pytest.raises(UserError, match=r"own\.json: .*memory_efficient_linear = true cannot be compiled.*remove"):
+        deepspeed_settings(EngineOptions(deepspeed_config=str(path), compile=True), PHASE, "bf16", 2)
+
+
 def test_other_keys_of_the_file_stay(tmp_path: Path) -> None:
     table = {"comms_logger": {"enabled": True}, "zero_optimization": {"stage": 3, "reduce_bucket_size": 7}}
     settings = settings_of(tmp_path, table)

@@ -80,10 +80,16 @@ def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: s
             f"{path}: zero_optimization.memory_efficient_linear = true adds biases to the products that "
             "engine.activation_checkpointing = 'selective' keeps, so they would count twice; remove the key"
         )
-    if options.repeatable or is_selective:
+    if options.compile and settings["zero_optimization"].get("memory_efficient_linear"):
+        raise UserError(
+            f"{path}: zero_optimization.memory_efficient_linear = true cannot be compiled, but the run has "
+            "engine.compile = true; remove the key"
+        )
+    if options.repeatable or is_selective or options.compile:
         # DeepSpeed's linear layers round the product before they add the bias, so that in bf16 the engines would
-        # differ; and they add it in place, to what selective recomputation has kept. They exist to save memory:
-        # PyTorch's own keep every gathered weight until the backward pass, where activations are kept too.
+        # differ; they add it in place, to what selective recomputation has kept; compiled, each layer would be compiled
+        # by itself, and with PyTorch 2.11 gradients come out wrong. They exist to save memory: PyTorch's own, where
+        # they are not compiled, keep every gathered weight until the backward pass, where activations are kept too.
         settings["zero_optimization"] = {"memory_efficient_linear": False} | settings["zero_optimization"]
     return settings
 
