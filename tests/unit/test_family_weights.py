@@ -58,7 +58,9 @@ def given() -> Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["mt5", "umt5", "t5gemma"])
 def test_of_an_encoder_decoder_the_encoder_alone_is_taken(family: str, tmp_path: Path) -> None:
-    published = saved(AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(family, **FAMILIES[family])), tmp_path)
+    config = AutoConfig.for_model(family, **FAMILIES[family])
+    # Up to version 5.17 the library leaves out T5Gemma's cap on scores elsewhere.
+    published = saved(AutoModelForSeq2SeqLM.from_config(config, attn_implementation="eager"), tmp_path)
     plan, model, missing = taken(tmp_path)
     assert missing == {name for name in missing if name.startswith("heads.")}
     assert plan.pooling == "mean" and not plan.is_decoder
