@@ -111,9 +111,9 @@ def unpadded_attention(
     # The operator below `torch.nn.attention.varlen`: its derivative is PyTorch's own, and the host needs a fraction of
     # the time that it takes to call a Python operator with a Python derivative, which small batches wait for.
     output, *_ = torch.ops.aten._flash_attention_forward(
-        query[0].transpose(0, 1),
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
+        query.squeeze(0).transpose(0, 1),
+        key.squeeze(0).transpose(0, 1),
+        value.squeeze(0).transpose(0, 1),
         cu_seq_lens_q,
         cu_seq_lens_q,
         max_length_q,
@@ -177,7 +177,9 @@ def _sequence_by_sequence(query: Tensor, key: Tensor, value: Tensor, sequences: 
 
 def _has_kernel(query: Tensor) -> bool:
     """Flash kernels take half precision and head sizes up to 256 in steps of 8; the rest takes the dense path."""
-    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] in range(8, 257, 8)
+    # Compared, not looked up in a range: where the compiler takes the size for one that changes, ranges have no answer.
+    fits = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+    return fits and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
 
 
 def _no_mask(*arguments: Any, **named: Any) -> None:

@@ -116,7 +116,7 @@ class HeadedEncoder(nn.Module):
 
     def _real_tokens(self, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """[1, T, hidden size] or [sequences, longest, hidden size] -> [T, hidden size]."""
-        return hidden[0] if self.plan.unpadded else hidden[self._places(batch)]
+        return hidden.squeeze(0) if self.plan.unpadded else hidden[self._places(batch)]
 
     def _places(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Row and column of each real token in the padded batch."""
