@@ -89,6 +89,7 @@ class StudyFacts:
         seeds: by size the pairs (intermediate seed, target seed) that were planned.
         adapters: by size and arm what the arm's intermediate phases train in place of all weights ('lora-16'), by size
             and '' what the target phases do; phases that train all weights are left out.
+        numbers: by size the kinds of numbers that its phases are trained in ('bf16 + adamw_8bit').
     """
 
     name: str
@@ -102,6 +103,7 @@ class StudyFacts:
     reference_size: str = ""
     seeds: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
     adapters: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    numbers: Mapping[str, str] = field(default_factory=dict)
 
 
 class ItemSource(Protocol):

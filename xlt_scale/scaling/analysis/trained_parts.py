@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from xlt_scale.scaling.analysis.wording import listed
+from xlt_scale.scaling.analysis.wording import by_kind, listed
 from xlt_scale.scaling.results import StudyFacts
 
 _ALL_WEIGHTS = "all weights"
@@ -44,8 +44,4 @@ def adapter_caveats(facts: StudyFacts, sizes: Sequence[str]) -> list[str]:
 
 
 def _by_kind(kinds: Mapping[str, str]) -> str:
-    """'all weights at a and b, lora-16 at c'."""
-    places: dict[str, list[str]] = {}
-    for place, kind in kinds.items():
-        places.setdefault(kind or _ALL_WEIGHTS, []).append(place)
-    return ", ".join(f"{kind} in {listed(names)}" for kind, names in places.items())
+    return by_kind({place: kind or _ALL_WEIGHTS for place, kind in kinds.items()})

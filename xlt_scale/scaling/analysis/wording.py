@@ -1,7 +1,7 @@
 """Numbers, intervals and lists as the sentences of an answer have them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from xlt_scale.scaling.statistics.effects import Estimate
 
@@ -55,6 +55,14 @@ def listed(names: Sequence[str]) -> str:
     if not names:
         return "none"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def by_kind(kinds: Mapping[str, str]) -> str:
+    """'one in a and b, another in c', of {'a': 'one', 'b': 'one', 'c': 'another'}."""
+    places: dict[str, list[str]] = {}
+    for place, kind in kinds.items():
+        places.setdefault(kind, []).append(place)
+    return ", ".join(f"{kind} in {listed(names)}" for kind, names in places.items())
 
 
 def seeds(num_intermediate: int, num_pairs: int) -> str:

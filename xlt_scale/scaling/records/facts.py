@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from xlt_scale.config import ModelOptions
+from xlt_scale.config import ModelOptions, PhaseOptions
 from xlt_scale.errors import UserError
 from xlt_scale.evaluation.scorers import SCORERS
 from xlt_scale.planning.shapes import size_of_model
@@ -51,18 +51,36 @@ def study_facts(study: StudyOptions, measured: Mapping[str, Mapping[str, Any]] |
             for size in study.sizes
         },
         adapters=_adapters(study),
+        numbers={size.name: _numbers(study, size) for size in study.sizes},
     )
 
 
 def _adapters(study: StudyOptions) -> dict[tuple[str, str], str]:
     found = {}
     for size in study.sizes:
-        targets = [phase_of_tables(study.target, size.target, target.phase) for target in study.targets]
-        found[size.name, ""] = adapters_of(targets)
+        found[size.name, ""] = adapters_of(_target_phases(study, size))
         for arm in study.arms:
-            phases = [phase_of_tables(study.intermediate, size.intermediate, table) for table in arm.phases]
-            found[size.name, arm.name] = adapters_of(phases)
+            found[size.name, arm.name] = adapters_of(_intermediate_phases(study, size, arm))
     return {place: word for place, word in found.items() if word}
+
+
+def _numbers(study: StudyOptions, size: SizeOptions) -> str:
+    engine = run_of_size(study, size).engine
+    phases = [*_target_phases(study, size)]
+    for arm in study.arms:
+        phases += _intermediate_phases(study, size, arm)
+    kinds: list[str] = ["the device's precision" if engine.precision == "auto" else engine.precision]
+    kinds += ["float8 products"] if engine.float8 else []
+    kinds += sorted({phase.optimizer for phase in phases if phase.trains})
+    return " + ".join(kinds)
+
+
+def _target_phases(study: StudyOptions, size: SizeOptions) -> list[PhaseOptions]:
+    return [phase_of_tables(study.target, size.target, target.phase) for target in study.targets]
+
+
+def _intermediate_phases(study: StudyOptions, size: SizeOptions, arm: ArmOptions) -> list[PhaseOptions]:
+    return [phase_of_tables(study.intermediate, size.intermediate, table) for table in arm.phases]
 
 
 def _size(study: StudyOptions, size: SizeOptions, measured: Mapping[str, Any]) -> SizeFacts:

@@ -31,8 +31,8 @@ def is_bidirectional_decoder(configuration: Mapping[str, Any]) -> bool:
 
 
 def phase_of_tables(*tables: Mapping[str, Any]) -> PhaseOptions:
-    """What a phase of a study trains, from its tables; later ones hold. Nothing else of the options is meant."""
-    names = ("task", "mixture", "mixing", "joint", "languages", "task_languages", "adapter")
+    """What a phase of a study trains and how, from its tables; later ones hold. No other option is meant."""
+    names = ("task", "mixture", "mixing", "joint", "languages", "task_languages", "adapter", "optimizer")
     together: dict[str, Any] = {}
     for table in tables:
         together |= {name: table[name] for name in names if name in table}

@@ -9,6 +9,7 @@ import pandas as pd
 from xlt_scale.scaling.analysis.contrasts import Line, SizedContrast, family_names
 from xlt_scale.scaling.analysis.gains import StudyGains
 from xlt_scale.scaling.analysis.grouping import ALL, GroupKey
+from xlt_scale.scaling.analysis.kept_numbers import number_caveats
 from xlt_scale.scaling.analysis.sensitivity import Row
 from xlt_scale.scaling.analysis.trained_parts import adapter_caveats
 from xlt_scale.scaling.analysis.verdicts import TrendEvidence
@@ -171,6 +172,7 @@ def caveats(context: Context) -> tuple[str, ...]:
         _languages(context),
         *_architecture(context),
         *adapter_caveats(context.facts, [size.name for size in context.gains.sizes]),
+        *number_caveats(context.facts, [size.name for size in context.gains.sizes]),
         *_families(context),
         *_decoders(context),
         "Each size is one pre-trained checkpoint: what differs between checkpoints other than size counts as size "
