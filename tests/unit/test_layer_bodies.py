@@ -7,9 +7,10 @@ import torch
 from small_models import PAIRS, build, classification_batch, plan_for
 from torch.utils.flop_counter import FlopCounterMode
 
+from xlt_scale.config import EngineOptions
 from xlt_scale.errors import UserError
 from xlt_scale.modeling.headed_encoder import HeadedEncoder
-from xlt_scale.modeling.layer_bodies import compile_layers, recompute_activations
+from xlt_scale.modeling.layer_bodies import compile_layers, prepare_layers, recompute_activations
 
 LENGTHS = [9, 7, 7, 3]
 
@@ -43,6 +44,22 @@ def test_products_and_attention_are_not_computed_twice(model: HeadedEncoder) -> 
     plain = count("")
     assert count("products") == plain
     assert count("inputs") > plain
+
+
+def test_compiled_layers_keep_what_selective_recomputation_keeps() -> None:
+    """Padded, where the compiler sees attention, as it does on GPUs without padding."""
+    plain = build(plan_for("xlm-roberta-xl", attention="padded"), [PAIRS])
+    kept, gradients = {}, {}
+    for name in ("", "selective"):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        changed = copy.deepcopy(plain)
+        prepare_layers(changed, EngineOptions(compile=True, activation_checkpointing=name or False))  # type: ignore[arg-type]
+        gradients[name], kept[name] = gradients_and_kept_bytes(changed)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+        assert not torch._dynamo.utils.counters["graph_break"]
+    assert kept["selective"] < 0.7 * kept[""]
+    assert all((gradients["selective"][key] - gradients[""][key]).abs().max() < 1e-6 for key in gradients[""])
 
 
 def test_names_of_parameters_stay_what_they_are(model: HeadedEncoder) -> None:

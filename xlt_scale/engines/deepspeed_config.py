@@ -74,7 +74,7 @@ def deepspeed_settings(options: EngineOptions, phase: PhaseOptions, precision: s
             "(engine.precision = 'bf16_stochastic') where they are; use engine.name = 'fsdp2', or do not offload"
         )
     settings.setdefault("steps_per_print", 10**9)
-    is_selective = options.activation_checkpointing == "selective" and not options.compile
+    is_selective = options.activation_checkpointing == "selective"
     if is_selective and settings["zero_optimization"].get("memory_efficient_linear"):
         raise UserError(
             f"{path}: zero_optimization.memory_efficient_linear = true adds biases to the products that "

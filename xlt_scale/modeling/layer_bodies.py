@@ -35,13 +35,16 @@ def prepare_layers(model: HeadedEncoder, options: EngineOptions) -> None:
     Raises:
         UserError: the encoder cannot be run so.
     """
+    kept = options.activation_checkpointing
+    if kept == "selective":
+        # Inside what is compiled: the compiler sees what is to be kept, and no operator is seen from outside.
+        recompute_activations(model, "products", options.checkpoint_every)
+        if options.compile and model.plan.unpadded and not torch.cuda.is_available():
+            logger.info("layers with selective recomputation are not compiled: on CPUs attention goes by sequence")
     if options.compile:
         compile_layers(model)
-    kept = options.activation_checkpointing
-    if kept == "selective" and options.compile:
-        logger.info("compiled layers choose by themselves what to compute again: 'selective' adds nothing")
-    elif kept:
-        recompute_activations(model, "products" if kept == "selective" else "inputs", options.checkpoint_every)
+    if kept is True:
+        recompute_activations(model, "inputs", options.checkpoint_every)
 
 
 def recompute_activations(model: HeadedEncoder, kept: Literal["inputs", "products"], every: int = 1) -> None:
@@ -67,7 +70,7 @@ def recompute_activations(model: HeadedEncoder, kept: Literal["inputs", "product
 def compile_layers(model: HeadedEncoder) -> None:
     """Compile the body of each layer; one compilation serves all layers and numbers of tokens.
 
-    Compile before `recompute_activations`: what is computed again is then compiled too.
+    Compile before `recompute_activations` that keeps inputs: what is computed again is then compiled too.
 
     Raises:
         UserError: the encoder has no stack of layers.

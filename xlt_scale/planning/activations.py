@@ -67,10 +67,8 @@ def kept_bytes(workload: Workload, layout: Layout, num_tokens: float) -> float:
 
 
 def num_recomputed(shape: Shape, layout: Layout) -> int:
-    """Layers whose forward pass runs again. Compiled layers choose by themselves what to compute again: 'selective'
-    adds nothing to them (`modeling/layer_bodies.py`).
-    """
-    if not layout.activation_checkpointing or (layout.compile and layout.activation_checkpointing == "selective"):
+    """Layers whose forward pass runs again, wholly or in part."""
+    if not layout.activation_checkpointing:
         return 0
     return ceil(shape.num_layers / layout.checkpoint_every)
 

@@ -65,8 +65,6 @@ def candidates(
             continue
         if engine == "zero3" and offload == "optimizer" and workload.precision == "bf16_stochastic":
             continue
-        if compiled and policy == "selective" and "activation_checkpointing" not in fixed:
-            continue
         layout = Layout(
             engine,
             num_devices,
