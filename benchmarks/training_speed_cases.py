@@ -182,12 +182,13 @@ def _cpu(base: Case) -> Iterator[Case]:
 
 def _gpu_quick(base: Case) -> Iterator[Case]:
     """The anchors of XL, in ten minutes."""
+    large = replace(base, batch=1024, budget=16_384)
     yield replace(base, work="numerics", size="xlmr-xl:4", batch=32)
-    yield replace(base, batch=1024, budget=32_768, compile=True, trace=True)
+    yield replace(large, compile=True, trace=True)
     yield replace(base, stack="deepspeed", batching="grouped", batch=1024, micro_batch=128, trace=True)
-    yield replace(base, batch=1024, budget=32_768)
+    yield large
     yield replace(base, stack="deepspeed", batch=1024, micro_batch=128)
-    yield replace(base, engine="zero3", batch=1024, budget=32_768)
+    yield replace(large, engine="zero3", compile=True)
     small_states = {"optimizer": "adamw_8bit", "precision": "bf16_stochastic"}
     for batch in (32, 128):
         yield replace(base, batch=batch, compile=True, trace=batch == 32)
@@ -197,10 +198,13 @@ def _gpu_quick(base: Case) -> Iterator[Case]:
 
 def _gpu_xl(base: Case) -> Iterator[Case]:
     yield from _gpu_quick(base)
-    for budget in (16_384, 24_576, 49_152):
+    selective = {"checkpointing": "selective", "compile": True}
+    yield replace(base, batch=1024, budget=32_768, **selective)
+    for budget in (8_192, 24_576):
         yield replace(base, batch=1024, budget=budget, compile=True)
-    yield replace(base, engine="zero3", batch=1024, budget=32_768, compile=True, trace=True)
-    yield replace(base, lengths="qa", batch=128, budget=24_576, compile=True)
+    yield replace(base, engine="zero3", batch=1024, budget=32_768, trace=True, **selective)
+    yield replace(base, lengths="qa", batch=128, budget=16_384, compile=True)
+    yield replace(base, lengths="qa", batch=128, budget=32_768, **selective)
     yield replace(base, lengths="qa", stack="deepspeed", batch=128, micro_batch=32)
     scoring = replace(base, work="evaluate", budget=65_536, steps=5, warmup=1)
     yield scoring
@@ -213,9 +217,8 @@ def _gpu_xl(base: Case) -> Iterator[Case]:
         yield replace(base, batch=batch)
         yield replace(base, batch=batch, engine="zero3")
         yield replace(base, batch=batch, optimizer="adamw_8bit", compile=True)
-    yield replace(base, batch=2048, budget=65_536, checkpointing="selective", compile=True)
     yield replace(base, batch=2048, budget=65_536, checkpointing="full", checkpoint_every=2, compile=True)
-    yield replace(base, batch=1024, budget=32_768, float8=True, compile=True)
+    yield replace(base, batch=1024, budget=16_384, float8=True, compile=True)
 
 
 def _gpu_large(base: Case) -> Iterator[Case]:
@@ -237,21 +240,19 @@ def _gpu_large(base: Case) -> Iterator[Case]:
 def _gpu_xxl(base: Case) -> Iterator[Case]:
     base = replace(base, size="xlmr-xxl", optimizer="adamw_8bit", steps=20, warmup=3)
     full = {"checkpointing": "full", "compile": True}
-    without_masters = {"precision": "bf16_stochastic", "compile": True}
+    selective = {"checkpointing": "selective", "compile": True}
+    without_masters = replace(base, precision="bf16_stochastic")
+    yield replace(without_masters, batch=1024, budget=8_192, trace=True, **selective)
     yield replace(base, batch=1024, budget=16_384, trace=True, **full)
-    yield replace(
-        base, batch=1024, budget=16_384, trace=True, checkpointing="full", checkpoint_every=2, **without_masters
-    )
-    for batch in (32, 128):
-        yield replace(base, batch=batch, budget=16_384, trace=batch == 32, **without_masters)
-        yield replace(base, batch=batch, budget=16_384, keep_gathered="true", **full)
     yield replace(base, batch=1024, budget=16_384, float8=True, **full)
-    yield replace(base, batch=1024, budget=16_384, engine="zero3", **(full | {"compile": False}))
-    yield replace(base, batch=1024, budget=8_192, checkpointing="selective", compile=True)
-    yield replace(base, batch=1024, budget=8_192, checkpointing="full", checkpoint_every=2, compile=True)
-    yield replace(base, batch=1024, budget=32_768, **full)
+    yield replace(without_masters, batch=1024, budget=8_192, float8=True, **selective)
+    yield replace(base, batch=1024, budget=8_192, engine="zero3", **full)
+    yield replace(without_masters, batch=1024, budget=4_096, engine="zero3", compile=True)
     for batch in (32, 128):
+        yield replace(without_masters, batch=batch, budget=16_384, trace=batch == 32, compile=True)
+        yield replace(base, batch=batch, budget=8_192, keep_gathered="true", **full)
         yield replace(base, batch=batch, budget=8_192, **full)
+    yield replace(base, batch=1024, budget=8_192, checkpointing="full", checkpoint_every=2, compile=True)
     yield replace(base, batch=1024, budget=16_384, offload="paged", **full)
     yield replace(base, work="evaluate", budget=65_536, optimizer="adamw", steps=5, warmup=1)
     yield replace(base, stack="deepspeed", batching="grouped", batch=1024, micro_batch=32, **full | {"compile": False})
