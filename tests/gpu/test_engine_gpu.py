@@ -1,5 +1,6 @@
 """On a GPU: the attention kernel is right, a step never waits for the device, and compiled layers compute the same."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from xlt_scale.config import EngineOptions, PhaseOptions
 from xlt_scale.data.micro_batch import MicroBatch
 from xlt_scale.engines.build import build_engine
 from xlt_scale.engines.interface import Engine, EngineRequest
+from xlt_scale.engines.portions import Part, PortionedOptimizer
 from xlt_scale.engines.world import join_world
 from xlt_scale.modeling.attention import sequence_arguments, unpadded_attention
 from xlt_scale.modeling.parameters import describe_parameters
@@ -32,7 +34,11 @@ def test_the_kernel_gives_what_dense_attention_gives(head_size: int, window: int
         assert torch.linalg.vector_norm(one.cpu().float() - other) < 0.02 * torch.linalg.vector_norm(other)
 
 
-@pytest.mark.parametrize("options", [{}, {"keep_gathered": False}, {"compile": True}], ids=str)
+WITHOUT_MASTERS = {"precision": "bf16_stochastic"}
+SELECTIVE = {"compile": True, "activation_checkpointing": "selective"}
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_gathered": False}, {"compile": True}, WITHOUT_MASTERS], ids=str)
 def test_a_step_never_waits_for_the_device(options: dict[str, Any]) -> None:
     engine, batch = _engine(options), _batch().pinned()
     for _ in range(3):
@@ -46,7 +52,11 @@ def test_a_step_never_waits_for_the_device(options: dict[str, Any]) -> None:
         engine.destroy()
 
 
-@pytest.mark.parametrize("options", [{"compile": True}, {"keep_gathered": False}, {"offload": "optimizer"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"compile": True}, SELECTIVE, {"keep_gathered": False}, {"offload": "optimizer"}, WITHOUT_MASTERS],
+    ids=str,
+)
 def test_losses_are_those_of_the_plain_engine(options: dict[str, Any]) -> None:
     losses = []
     for found in ({}, options):
@@ -57,8 +67,9 @@ def test_losses_are_those_of_the_plain_engine(options: dict[str, Any]) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_paged_states_train() -> None:
-    engine, batch = _engine({"offload": "paged"}, optimizer="adamw_8bit"), _batch()
+@pytest.mark.parametrize("options", [{}, WITHOUT_MASTERS], ids=str)
+def test_paged_states_train(options: dict[str, Any]) -> None:
+    engine, batch = _engine({"offload": "paged"} | options, optimizer="adamw_8bit"), _batch()
     losses = [float(_step(engine, batch)) for _ in range(5)]
     engine.destroy()
     assert losses[-1] < losses[0]
@@ -79,6 +90,21 @@ def _batch() -> MicroBatch:
     return batch_of([60, 50, 40, 40], PAIRS, labels=torch.arange(4) % 3)
 
 
+def test_weights_without_masters_become_the_same_on_both_kinds_of_device() -> None:
+    """Only rounding of gradients differs between them, so nearly all elements are the same number."""
+    found = []
+    for device in ("cpu", "cuda"):
+        weight = torch.nn.Parameter(
+            torch.randn(300_000, generator=torch.Generator().manual_seed(0)).bfloat16().to(device)
+        )
+        optimizer = PortionedOptimizer([{"name": "decay", "params": [weight]}], partial(torch.optim.AdamW, lr=1e-3), 1)
+        optimizer.describe(weight, [Part("weight", 0, weight.numel(), 0)])
+        weight.grad = torch.randn(300_000, generator=torch.Generator().manual_seed(1)).bfloat16().to(device)
+        optimizer.step()
+        found.append(weight.detach().cpu())
+    assert (found[0] == found[1]).float().mean() > 0.999
+
+
 def _engine(options: dict[str, Any], optimizer: str = "adamw") -> Engine:
     plan = plan_for("xlm-roberta-xl", hidden_size=128, num_attention_heads=2, intermediate_size=256)
     phase: dict[str, Any] = {"name": "small", "task": "pairs", "steps": 10, "optimizer": optimizer}
@@ -89,7 +115,7 @@ def _engine(options: dict[str, Any], optimizer: str = "adamw") -> Engine:
         parameters=describe_parameters(plan, [PAIRS]),
         options=EngineOptions(name="fsdp2", **options),
         phase=PhaseOptions(**phase),
-        precision="bf16",
+        precision=options.get("precision", "bf16"),
     )
     engine = build_engine(request)
     engine.load_parameters(FreshWeights(request.parameters, 1))
