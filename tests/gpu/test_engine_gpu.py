@@ -38,9 +38,10 @@ WITHOUT_MASTERS = {"precision": "bf16_stochastic"}
 SELECTIVE = {"compile": True, "activation_checkpointing": "selective"}
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
 @pytest.mark.parametrize("options", [{}, {"keep_gathered": False}, {"compile": True}, WITHOUT_MASTERS], ids=str)
-def test_a_step_never_waits_for_the_device(options: dict[str, Any]) -> None:
-    engine, batch = _engine(options), _batch().pinned()
+def test_a_step_never_waits_for_the_device(options: dict[str, Any], optimizer: str) -> None:
+    engine, batch = _engine(options, optimizer), _batch().pinned()
     for _ in range(3):
         _step(engine, batch)
     torch.cuda.synchronize()

@@ -60,7 +60,7 @@ def build_optimizer(
                 "engine.offload = 'paged' needs a GPU, whose driver moves the pages; use 'none' or 'optimizer'"
             )
         settings = {"lr": phase.learning_rate, "betas": phase.betas, "eps": phase.epsilon}
-        return _adamw_8bit()(groups, is_paged=is_paged, **settings)
+        return adamw_8bit()(groups, is_paged=is_paged, **settings)
     if request.options.offload == "paged":
         raise UserError(
             f"engine.offload = 'paged' is for 8-bit states, but phase {phase.name!r} has optimizer = 'adamw'; "
@@ -82,13 +82,36 @@ def prepare_step(optimizer: torch.optim.Optimizer, learning_rate: float, num_ste
         optimizer.num_steps = num_steps
 
 
-def _adamw_8bit() -> Any:
+def adamw_8bit() -> Any:
+    """The class of AdamW with 8-bit states; imports bitsandbytes."""
     # It says at its import which of its kernels for inference are not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes
 
     class AdamWWithBitsByGroup(bitsandbytes.optim.AdamW):
-        """bitsandbytes' AdamW; each group says how many bits its states have."""
+        """bitsandbytes' AdamW; each group says how many bits its states have, and a step waits for nothing."""
+
+        initialized: bool
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            # Its own waits after every tensor: hundreds of times for a large model.
+            assert closure is None
+            if not self.initialized:
+                self.check_overrides()
+                self.to_gpu()
+                self.initialized = True
+            for group_number, group in enumerate(self.param_groups):
+                for number, tensor in enumerate(group["params"]):
+                    if tensor.grad is None:
+                        continue
+                    if not self.state[tensor]:
+                        self.init_state(group, tensor, group_number, number)
+                    self.prefetch_state(tensor)
+                    self.update_step(group, tensor, group_number, number)
+            if self.is_paged:
+                # What the driver moves has to be in place before the host goes on.
+                torch.cuda.synchronize()
 
         def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
             # Its own looks a parameter up by its place in the group, where ZeRO-3 keeps none between steps.
