@@ -17,7 +17,7 @@ ADAMW = partial(torch.optim.AdamW, lr=0.01, fused=False)
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(portions, "PIECE", 1000)
+    monkeypatch.setattr(portions, "portion_of", lambda num_elements: 1000)
 
 
 def drawn(seed: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:

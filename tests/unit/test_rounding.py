@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xlt_scale.data.counter_random import key_of
 from xlt_scale.engines import rounding
-from xlt_scale.engines.rounding import stochastic_round_
+from xlt_scale.engines.rounding import RoundedRange, stochastic_round_, stochastic_round_all_
 
 
 def rounded(source: Tensor, seed: int = 1, start: int = 0) -> Tensor:
@@ -86,3 +86,13 @@ def test_the_bits_are_those_of_the_mixing_function_in_unsigned_integers() -> Non
     source = torch.full((len(state),), 0x3F800000 + remainder, dtype=torch.int32).view(torch.float32)
     expected = (state & 0xFFFF).astype(np.int64) + remainder > 0xFFFF
     assert np.array_equal(rounded(source, seed=7).float().numpy() > 1, expected)
+
+
+def test_ranges_that_are_rounded_together_become_what_each_becomes_by_itself() -> None:
+    lengths, starts = (70_000, 1, 300, 7, 65_536), (0, 5, 1_000, 0, (1 << 31) - 30_000)
+    sources = [drawn(length) for length in lengths]
+    together = [torch.empty(length, dtype=torch.bfloat16) for length in lengths]
+    ranges = [RoundedRange(*found) for found in zip(together, sources, range(5), starts, strict=True)]
+    stochastic_round_all_(ranges)
+    for found, source, seed, start in zip(together, sources, range(5), starts, strict=True):
+        assert torch.equal(found, rounded(source, seed, start))

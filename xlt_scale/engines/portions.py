@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from xlt_scale.data.counter_random import key_of
-from xlt_scale.engines.rounding import stochastic_round_
-
-PIECE = 1 << 26
-"""Elements that a tensor is cut into, and that are stepped at once: few enough for their fp32 copies to be small beside
-the model, enough to keep a GPU busy."""
+from xlt_scale.engines.portion_size import portion_of
+from xlt_scale.engines.rounding import RoundedRange, stochastic_round_all_
 
 
 @dataclass(frozen=True)
@@ -45,14 +42,18 @@ class Piece:
     low: int
     high: int
 
+    def of(self, tensor: Tensor) -> Tensor:
+        """The piece's elements of a flat tensor."""
+        return tensor if self.high - self.low == tensor.numel() else tensor[self.low : self.high]
+
     def lay_open(self, tensor: Tensor) -> None:
         """Give the parameter fp32 elements: the tensor's own, or room for a copy of them."""
-        elements = tensor.detach()[self.low : self.high]
+        elements = self.of(tensor.detach())
         self.parameter.data = elements if elements.dtype == torch.float32 else torch.empty_like(elements, dtype=_FP32)
 
     def close(self) -> None:
         """Take them away again."""
-        self.parameter.data = self.parameter.data.new_empty(0)
+        self.parameter.data = _NOTHING
         self.parameter.grad = None
 
 
@@ -88,26 +89,30 @@ class PortionedOptimizer(torch.optim.Optimizer):
         self.num_steps = 0
         self.divisor: Tensor | None = None
         self._seed = seed
+        self._num_elements = 0
         self._pieces: dict[Tensor, list[Piece]] = {}
         self._parts: dict[Tensor, Sequence[Part]] = {}
         self._gradients: dict[Tensor, Tensor] = {}
 
     def describe(self, tensor: Tensor, parts: Sequence[Part]) -> None:
-        """Say what lies in a tensor in bf16; before its first step."""
+        """Say what lies in a tensor; of all tensors before the first step."""
         self._parts[tensor] = parts
+        self._num_elements += tensor.numel()
 
     def hand_over(self, tensor: Tensor, gradient: Tensor) -> None:
         """A tensor's gradient for the next step, in fp32 or bf16, in place of its `grad`."""
         self._gradients[tensor] = gradient
 
+    @property
+    def portion(self) -> int:
+        """Elements that are stepped at once, or a few more."""
+        return portion_of(self._num_elements)
+
     def pieces(self, tensor: Tensor) -> list[Piece]:
         """The pieces of a tensor, in their order. The last one has what would be too little for a piece."""
         if tensor not in self._pieces:
-            cuts = [*range(0, max(tensor.numel() - PIECE // 2, 1), PIECE), tensor.numel()]
-            self._pieces[tensor] = [
-                Piece(nn.Parameter(tensor.detach().new_empty(0, dtype=_FP32)), low, high)
-                for low, high in pairwise(cuts)
-            ]
+            cuts = [*range(0, max(tensor.numel() - self.portion // 2, 1), self.portion), tensor.numel()]
+            self._pieces[tensor] = [Piece(nn.Parameter(_NOTHING), low, high) for low, high in pairwise(cuts)]
         return self._pieces[tensor]
 
     @torch.no_grad()
@@ -123,14 +128,16 @@ class PortionedOptimizer(torch.optim.Optimizer):
 
     def _portions(self) -> Iterator[list["_Share"]]:
         portion: list[_Share] = []
+        num_elements, enough = 0, self.portion
         for number, group in enumerate(self.param_groups):
             for tensor in group["params"]:
                 gradient = self._gradients.get(tensor, tensor.grad)
                 for piece in self.pieces(tensor) if gradient is not None and tensor.numel() else ():
-                    portion.append(_Share(number, tensor, piece, gradient.view(-1)[piece.low : piece.high]))
-                    if sum(share.piece.high - share.piece.low for share in portion) >= PIECE:
+                    portion.append(_Share(number, tensor, piece, piece.of(gradient.view(-1))))
+                    num_elements += piece.high - piece.low
+                    if num_elements >= enough:
                         yield portion
-                        portion = []
+                        portion, num_elements = [], 0
         if portion:
             yield portion
 
@@ -148,18 +155,18 @@ class PortionedOptimizer(torch.optim.Optimizer):
             share.piece.parameter.grad = gradient
             self.inner.param_groups[share.group]["params"].append(share.piece.parameter)
         self.inner.step()
-        for share in rounded:
-            self._round(share)
+        stochastic_round_all_([range_ for share in rounded for range_ in self._rounded_ranges(share)])
         for share in portion:
             share.piece.close()
 
-    def _round(self, share: "_Share") -> None:
+    def _rounded_ranges(self, share: "_Share") -> Iterator[RoundedRange]:
+        weights, low_of_piece = share.tensor.detach(), share.piece.low
         for part in self._parts[share.tensor]:
             low, high = max(part.begin, share.piece.low), min(part.begin + part.length, share.piece.high)
             if low < high:
-                stochastic_round_(
-                    share.tensor.detach()[low:high],
-                    share.piece.parameter.data[low - share.piece.low : high - share.piece.low],
+                yield RoundedRange(
+                    weights[low:high],
+                    share.piece.parameter.data[low - low_of_piece : high - low_of_piece],
                     key_of("weights", self._seed, self.num_steps, part.name),
                     part.start + low - part.begin,
                 )
@@ -176,7 +183,7 @@ class _Share:
 
     @property
     def weights(self) -> Tensor:
-        return self.tensor.detach()[self.piece.low : self.piece.high]
+        return self.piece.of(self.tensor.detach())
 
 
 def divides_gradients(optimizer: torch.optim.Optimizer) -> bool:
@@ -217,3 +224,4 @@ def _copy(into: list[Tensor], tensors: list[Tensor]) -> None:
 
 
 _FP32 = torch.float32
+_NOTHING = torch.empty(0)

@@ -5,8 +5,10 @@ nothing every time. Rounded up with the probability that the remainder asks for,
 2020, Revisiting BFloat16 Training, section 4).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ _RANGE = 1 << 31
 """Elements whose numbers one key serves."""
 _PIECE = 1 << 16
 """Elements that are rounded at once without a compiler: what lies between stays in a processor's cache."""
+_SMALL = 1 << 16
+"""Elements up to which ranges are rounded together."""
 
 
 @torch.no_grad()
@@ -49,6 +53,48 @@ def stochastic_round_(destination: Tensor, source: Tensor, seed: int, start: int
         low = high
 
 
+@dataclass(frozen=True)
+class RoundedRange:
+    """Elements of a tensor that are rounded: the arguments of `stochastic_round_`."""
+
+    destination: Tensor
+    source: Tensor
+    seed: int
+    start: int
+
+
+@torch.no_grad()
+def stochastic_round_all_(ranges: Sequence[RoundedRange]) -> None:
+    """`stochastic_round_` for each range, on one device. Small ones are rounded together: each by itself would cost the
+    host more time than the device.
+    """
+    small: list[RoundedRange] = []
+    for found in ranges:
+        if len(found.source) <= _SMALL and found.start + len(found.source) <= _RANGE:
+            small.append(found)
+        else:
+            stochastic_round_(found.destination, found.source, found.seed, found.start)
+    if small:
+        _round_together(small)
+
+
+def _round_together(ranges: Sequence[RoundedRange]) -> None:
+    source = torch.cat([found.source for found in ranges])
+    lengths = [len(found.source) for found in ranges]
+    keys = [key_of("rounding", found.seed, 0) for found in ranges]
+    columns = [
+        lengths,
+        [_signed(key & _WORD) for key in keys],
+        [_signed(key >> 32 & _WORD) for key in keys],
+        [found.start - begin for found, begin in zip(ranges, accumulate(lengths, initial=0), strict=False)],
+    ]
+    repeats, *numbers = torch.tensor(columns, dtype=torch.int32).to(source.device, non_blocking=True)
+    of_elements = [each.repeat_interleave(repeats, output_size=len(source)) for each in numbers]
+    rounded = torch.empty_like(source, dtype=torch.bfloat16)
+    _round(rounded, source, *of_elements)
+    torch._foreach_copy_([found.destination for found in ranges], list(rounded.split(lengths)))
+
+
 @cache
 def compiled_rounding() -> Callable[..., None]:
     """The rounding of a piece as one kernel, for any number of elements."""
@@ -57,7 +103,7 @@ def compiled_rounding() -> Callable[..., None]:
 
 
 def _round(destination: Tensor, source: Tensor, key: Tensor, second_key: Tensor, first: Tensor) -> None:
-    """Keys and number of the first element are int32 scalars."""
+    """Keys, and what is to be added to places to have the elements' numbers, are int32: scalars, or one per element."""
     places = torch.arange(len(source), dtype=torch.int32, device=source.device) + first
     # bf16 is the upper half of fp32: what is added to the lower half carries over as often as it should.
     rounded = (source.view(torch.int32) + _sixteen_bits(places, key, second_key)) & -(1 << 16)

@@ -7,6 +7,7 @@ the embeddings' gradient), and the optimiser's step. Each is added up from what 
 
 from dataclasses import dataclass
 
+from xlt_scale.engines.portion_size import portion_of
 from xlt_scale.planning.activations import head_bytes, kept_bytes, recomputed_bytes, temporary_bytes, value_bytes
 from xlt_scale.planning.hardware import GIB, Cluster, Device
 from xlt_scale.planning.micro_batches import MicroBatches, split_step
@@ -26,9 +27,6 @@ again."""
 
 UNCERTAINTY = 0.02
 """Of everything, so that a plan that is a little wrong still fits."""
-
-PIECE = 1 << 26
-"""Elements that are stepped at once where weights or gradients are in bf16 (`engines/portions.py`)."""
 
 COMMUNICATION_GIB = 1.0
 """What NCCL takes for its channels where devices talk to each other."""
@@ -134,6 +132,12 @@ def _held(workload: Workload, layout: Layout, device: Device) -> Held:
     return Held(on_device / shards + whole, moments / shards, gradients / shards)
 
 
+def _portion(workload: Workload, shards: int) -> float:
+    """Elements that are stepped at once where weights or gradients are in bf16."""
+    own = num_trained(workload) / shards
+    return min(portion_of(own), own)
+
+
 def _frozen_width(workload: Workload, layout: Layout, device: Device) -> int:
     """Bytes of a parameter that is not trained: what stands beside adapters lies in the forward precision; frozen
     embeddings keep their fp32 values too, since the result has them.
@@ -171,7 +175,7 @@ def _fsdp2_moments(workload: Workload, layout: Layout, device: Device, micro_bat
     in_portions = without_masters or (is_alone(workload, layout, device) and width == 2)
     of_gradient = width if in_portions and not accumulates else _FP32
     gradients = 0.0 if layout.offload == "optimizer" else of_gradient * num_trained(workload) / shards
-    portion = min(PIECE, num_trained(workload) / shards) if in_portions and layout.offload != "optimizer" else 0.0
+    portion = _portion(workload, shards) if in_portions and layout.offload != "optimizer" else 0.0
     step = Moment("step", gradients, 0.0, portion * (_FP32 + (_FP32 if without_masters else 0)))
     begin = _backward_begins(workload, layout, micro_batches.largest)
     if is_alone(workload, layout, device):
@@ -214,5 +218,5 @@ def _zero3_moments(workload: Workload, layout: Layout, device: Device, micro_bat
         end_buffers += width * (shape.num_embedding_parameters + workload.gathered_per_layer)
     copied = 0.0 if layout.offload == "optimizer" else _FP32 * min(num_trained(workload) / shards, ZERO3_SUB_GROUP)
     if workload.precision == "bf16_stochastic":
-        copied = copied / 2 + 2 * _FP32 * min(num_trained(workload) / shards, PIECE)
+        copied = copied / 2 + 2 * _FP32 * _portion(workload, shards)
     return [begin, Moment("backward ends", 0.0, 0.0, end_buffers), Moment("step", 0.0, 0.0, copied + bucket)]

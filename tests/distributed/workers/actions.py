@@ -3,6 +3,7 @@
 Each action is an object with 'do' (a function below) and its arguments; the answer has what it returned under its name.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from small_run import (
 )
 
 from xlt_scale.engines import portions
+from xlt_scale.engines.rounding import RoundedRange
 from xlt_scale.engines.world import World
 from xlt_scale.errors import UserError
 from xlt_scale.evaluation.predict import predict
@@ -41,9 +43,9 @@ def train(
     """Losses, gradient norms and weights of a run; with `formats`, of a mixture of all task formats; with `to_nearest`,
     what is to be rounded at random is not.
     """
-    rounding = portions.stochastic_round_
+    rounding = portions.stochastic_round_all_
     if to_nearest:
-        portions.stochastic_round_ = lambda destination, source, *_: destination.copy_(source)
+        portions.stochastic_round_all_ = _round_to_nearest
     plan = make_plan(FAMILIES[family]) if family else None
     if formats:
         phase = {**(phase or {}), **ALL_FORMATS}
@@ -53,7 +55,7 @@ def train(
     rows = run_loop(built, request, steps, lopsided)
     final = digests(built, request)
     built.destroy()
-    portions.stochastic_round_ = rounding
+    portions.stochastic_round_all_ = rounding
     return {
         "losses": [row["loss"] for row in rows],
         "norms": [row["grad_norm"] for row in rows],
@@ -61,6 +63,11 @@ def train(
         "initial": initial,
         "final": final,
     }
+
+
+def _round_to_nearest(ranges: Sequence[RoundedRange]) -> None:
+    for found in ranges:
+        found.destination.copy_(found.source)
 
 
 def load_after_prediction(world: World, engine: dict[str, Any]) -> dict[str, Any]:
