@@ -3,7 +3,7 @@
 The GPU figures are in `planner_accuracy_rows.py`, with their sources; nothing is measured on a GPU here. With
 `--states`, engines of one and two processes train a small encoder, and what they hold is counted (a minute or two).
 
-    python benchmarks/planner_accuracy.py --states --markdown benchmarks/planner_accuracy_2026-11-21.md
+    python benchmarks/planner_accuracy.py --states --markdown benchmarks/planner_accuracy_2026-11-22.md
 """
 
 import argparse
@@ -35,7 +35,7 @@ from xlt_scale.planning.workload import Layout, Lengths, Shape, Workload
 from xlt_scale.sizes import find_size
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
-COMMAND = "python benchmarks/planner_accuracy.py --states --markdown benchmarks/planner_accuracy_2026-11-21.md"
+COMMAND = "python benchmarks/planner_accuracy.py --states --markdown benchmarks/planner_accuracy_2026-11-22.md"
 HAND_WRITTEN = 33_572.0
 BATCH_SIZES = (32, 64, 128, 256)
 STATES = {"vocab_size": 2000, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
@@ -242,6 +242,7 @@ def _states() -> Iterator[str]:
     cases = [
         *product(("fsdp2", "zero3"), ("fp32", "bf16"), ("adamw",)),
         *product(("fsdp2", "zero3"), ("bf16",), ("adamw_8bit",)),
+        *product(("fsdp2", "zero3"), ("bf16_stochastic",), ("adamw", "adamw_8bit")),
     ]
     yield "## Weights, gradients and moments: counted in real engines on a processor"
     yield ""

@@ -14,7 +14,7 @@ HEAD = HeadSpec("pairs", "classification", 3)
 
 
 def hold(
-    world: World, engine: dict[str, Any], architecture: dict[str, Any], optimizer: str, freezes: bool
+    world: World, engine: dict[str, Any], architecture: dict[str, Any], optimizer: str, freezes: bool = False
 ) -> dict[str, int]:
     plan = make_plan(ARCHITECTURE | architecture)
     phase = {"mixture": {"pairs": 1.0}, "optimizer": optimizer, "freeze_embeddings": freezes}
