@@ -37,12 +37,12 @@ def layer_bytes_per_token(workload: Workload, compiled: bool = False) -> float:
     return width * kind.kept.of(shape) + _FP32 * (in_fp32 + statistics) + masks + _score_bytes(workload, kind)
 
 
-def selective_bytes_per_token(workload: Workload) -> float:
+def selective_bytes_per_token(workload: Workload, compiled: bool = False) -> float:
     """What a layer keeps whose matrix products and attention are kept and whose other operators run again."""
     shape, kind, width = workload.shape, kind_of(workload.shape), value_bytes(workload)
     inner = (2 if shape.gated else 1) * shape.intermediate_size
     # Input, and what the last product of either block gave; query and attention output; key and value.
-    values = 3 * shape.hidden_size + 2 * shape.query_size + 2 * shape.key_value_size + inner
+    values = (2 if compiled else 3) * shape.hidden_size + 2 * shape.query_size + 2 * shape.key_value_size + inner
     scores = kind.scores.of_products * workload.lengths.longest + 2 * kind.scores.positions
     statistics = shape.num_heads if kind.head_statistics else 0
     return width * (values + scores * shape.num_heads) + _FP32 * statistics
@@ -56,9 +56,11 @@ def kept_bytes(workload: Workload, layout: Layout, num_tokens: float) -> float:
     """
     shape, width = workload.shape, value_bytes(workload)
     whole = layer_bytes_per_token(workload, layout.compile)
+    if layout.float8 and layout.compile:
+        whole = selective_bytes_per_token(workload, layout.compile)
     recomputed = num_recomputed(shape, layout)
     kept_of_recomputed = (
-        selective_bytes_per_token(workload)
+        selective_bytes_per_token(workload, layout.compile)
         if layout.activation_checkpointing == "selective"
         else float(width * shape.hidden_size)
     )

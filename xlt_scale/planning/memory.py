@@ -178,20 +178,21 @@ def _fsdp2_moments(workload: Workload, layout: Layout, device: Device, micro_bat
     portion = _portion(workload, shards) if in_portions and layout.offload != "optimizer" else 0.0
     step = Moment("step", gradients, 0.0, portion * (_FP32 + (_FP32 if without_masters else 0)))
     begin = _backward_begins(workload, layout, micro_batches.largest)
+    later = _backward_begins(workload, layout, micro_batches.second)
     if is_alone(workload, layout, device):
         of_embeddings = width * embeddings if accumulates else 0
-        begin = Moment(begin.name, gradients if accumulates else 0.0, begin.activations, begin.buffers)
-        return [begin, Moment("backward ends", gradients, 0.0, of_embeddings), step]
+        later = Moment(later.name, gradients if accumulates else 0.0, later.activations, later.buffers)
+        return [begin, later, Moment("backward ends", gradients, 0.0, of_embeddings), step]
     of_layers = width * 3 * layer
     if keeps_gathered(workload, layout, device):
         of_layers = width * (shape.num_layers + 1) * layer
     gathered = width * shape.num_embedding_parameters + of_layers
     reduced = (width + 2 * _FP32) * layer * workload.trained_share_of_layers
-    buffers = begin.buffers + gathered + reduced
-    begin = Moment(begin.name, gradients if accumulates else 0.0, begin.activations, buffers)
+    begin = Moment(begin.name, 0.0, begin.activations, begin.buffers + gathered + reduced)
+    later = Moment(later.name, gradients if accumulates else 0.0, later.activations, later.buffers + gathered + reduced)
     new_shard = _FP32 * embeddings / shards if accumulates else 0
     ends = width * shape.num_embedding_parameters + (width + _FP32) * embeddings + new_shard
-    return [begin, Moment("backward ends", gradients, 0.0, ends), step]
+    return [begin, later, Moment("backward ends", gradients, 0.0, ends), step]
 
 
 def _zero3_moments(workload: Workload, layout: Layout, device: Device, micro_batches: MicroBatches) -> list[Moment]:

@@ -17,12 +17,14 @@ class MicroBatches:
     Attributes:
         number: forward passes of every device.
         tokens: of the whole step.
-        largest: of one micro-batch, in a step among hundreds that has many.
+        largest: of one micro-batch, in a step among hundreds that has many; it is the first, as they are cut.
+        second: of the one after it, before which gradients are there to be added to; 0.0 where there is none.
     """
 
     number: int
     tokens: float
     largest: float
+    second: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -52,4 +54,5 @@ def split_step(workload: Workload, layout: Layout) -> MicroBatches:
         return MicroBatches(1, tokens, fullest)
     # A micro-batch ends before the example that would exceed it: half an example stays free on average.
     used = max(budget // mean * mean, mean) if not deviation else max(budget - mean / 2, mean)
-    return MicroBatches(max(ceil(tokens / used - _ROUNDING), 1), tokens, min(fullest, float(budget)))
+    number = max(ceil(tokens / used - _ROUNDING), 1)
+    return MicroBatches(number, tokens, float(budget), min(fullest - budget, float(budget)))
