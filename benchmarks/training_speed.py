@@ -18,8 +18,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from training_speed_cases import CHOICES, Case, read_cases, suite, suite_names
@@ -92,18 +94,31 @@ def chosen_cases(arguments: argparse.Namespace) -> list[Case]:
     return cases
 
 
-def run_case(case: Case, seconds: float) -> dict[str, Any]:
-    """What a process of its own answers, or why there is no answer."""
+def run_case(
+    case: Case,
+    seconds: float,
+    worker: Path = ROOT / "benchmarks" / "training_speed_worker.py",
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What a process of its own answers, or why there is no answer.
+
+    Args:
+        worker: the script that the process runs.
+        environment: of the process, beside this one's.
+    """
     if seconds < _LEAST_SECONDS:
         return {"status": "not run", "reason": "no time was left"}
     with tempfile.TemporaryDirectory() as folder:
         file, answer, log = (Path(folder) / name for name in ("case.json", "answer.json", "log.txt"))
         file.write_text(json.dumps(case.as_json()))
-        command = [sys.executable, str(ROOT / "benchmarks" / "training_speed_worker.py"), str(file), str(answer)]
-        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, str(worker), str(file), str(answer)]
+        path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
         with log.open("w") as output:
             process = subprocess.Popen(
-                command, env=os.environ | {"PYTHONPATH": path}, stdout=output, stderr=subprocess.STDOUT
+                command,
+                env=os.environ | {"PYTHONPATH": path} | dict(environment),
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
             try:
                 status = process.wait(seconds)

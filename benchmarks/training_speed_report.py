@@ -97,7 +97,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     environment = {"hardware": hardware, "machine": platform.machine(), "python": platform.python_version()}
     environment |= {
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": package_versions(),
         "command": command,
         "notes": notes,
         "date": date.today().isoformat(),
@@ -115,6 +115,11 @@ def write_report(
 
 def _speed_or_none(case: Case, answers: Sequence[Result]) -> Result | None:
     return speed_of(case, answers) or None if case.work in ("train", "evaluate") else None
+
+
+def package_versions() -> dict[str, str]:
+    """Of the packages that figures depend on; 'absent' where one is not installed."""
+    return {package: _version(package) for package in _PACKAGES}
 
 
 def _version(package: str) -> str:
