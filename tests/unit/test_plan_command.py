@@ -130,6 +130,13 @@ def test_where_a_run_would_wait_for_its_host_the_other_optimizer_is_advised_and_
     assert plan(XL, "--cluster", one)["advice"] == ""
 
 
+def test_the_largest_published_encoder_is_trained_whole_on_one_80_gb_card() -> None:
+    file = ROOT / "launch" / "runs" / "mnli_xnli_xxl_one_gpu.toml"
+    written = plan(file, "--cluster", "a100-80g", "--devices", 1)["written"]
+    assert written["fits"]
+    assert not load_run(file).engine.activation_checkpointing
+
+
 def test_so_is_doing_without_masters(tmp_path: Path) -> None:
     one = cluster_file(tmp_path, num_nodes=1, devices_per_node=1, device={"name": "a100-80g"})
     words = ("--cluster", one, "--set", "phases.0.optimizer='adamw_8bit'")
