@@ -32,9 +32,10 @@ class Runs:
     def one(self) -> dict[str, Any]:
         actions = {f"{name} {STEPS}": _train(name) for name in ENGINES}
         actions["masters"] = _train("fsdp2", precision="bf16")
-        actions["masters, slow"] = _train("fsdp2", MANY_STEPS, SLOW, precision="bf16")
-        actions["at random, slow"] = _train("fsdp2", MANY_STEPS, SLOW)
-        actions["to nearest, slow"] = _train("fsdp2", MANY_STEPS, SLOW) | {"to_nearest": True}
+        slow = _train("fsdp2", MANY_STEPS, SLOW, max_tokens_per_micro_batch=10_000)
+        actions["masters, slow"] = slow | {"engine": slow["engine"] | {"precision": "bf16"}}
+        actions["at random, slow"] = slow
+        actions["to nearest, slow"] = slow | {"to_nearest": True}
         return launch("actions", 1, actions, self._folder / "one")[0]
 
     @cached_property
