@@ -181,7 +181,7 @@ def _refuse_contradictions(
         raise differ("gradient_clipping", clipping, run)
     for key in ("bf16", "fp16", "torch_autocast"):
         enabled = _table(settings, key, path).get("enabled")
-        if enabled is not None and bool(enabled) != (precision.partition("_")[0] == key):
+        if enabled is not None and bool(enabled) != (key == "bf16" and precision != "fp32"):
             raise differ(f"{key}.enabled", enabled, f"engine.precision = {precision!r}")
     for key in _WITHOUT_MASTERS:
         if _table(settings, "bf16", path).get(key):

@@ -71,7 +71,7 @@ class Fsdp2Engine(Engine):
         # The optimiser steps plain tensors: its kernels take no others, or go a long way round for each.
         self._stepped = {name: nn.Parameter(own_elements(self._parameters[name])) for name in self._trained}
         self._sums: GradientSums | None = None
-        if request.precision == "bf16_stochastic" or self._working_copy is not None:
+        if request.without_masters or self._working_copy is not None:
             self._sums = GradientSums({name: weights[name] for name in self._trained}, by_hooks=is_alone)
         groups = named_groups(request, self._stepped)
         self._optimizer = build_optimizer(request, groups, in_portions=self._sums is not None)

@@ -48,9 +48,14 @@ class EngineRequest:
         """What the forward pass computes in."""
         return torch.float32 if self.precision == "fp32" else torch.bfloat16
 
+    @property
+    def without_masters(self) -> bool:
+        """Whether what is trained has no fp32 masters."""
+        return self.precision == "bf16_stochastic"
+
     def has_no_master(self, name: str) -> bool:
         """Whether the optimiser updates the bf16 weight itself."""
-        return self.precision == "bf16_stochastic" and self.is_trained(name)
+        return self.without_masters and self.is_trained(name)
 
     def is_trained(self, name: str) -> bool:
         """Whether the optimiser updates the parameter."""

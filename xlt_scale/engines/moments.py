@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from xlt_scale.engines.interface import MOMENTS
 from xlt_scale.engines.own_elements import own_elements
+from xlt_scale.engines.portion_size import BLOCK
 from xlt_scale.engines.portions import PortionedOptimizer
 
-_BLOCK = 256  # bitsandbytes' blockwise quantisation: elements that share a scale
 _PIECE = 1 << 22
 
 
@@ -120,8 +120,8 @@ def _dequantise(state: dict[str, Tensor], number: str, start: int, stop: int) ->
     levels = state[f"qmap{number}"].clone()
     if levels[0] < 0:
         levels[0] = -1.0
-    first, last = start // _BLOCK, -(-stop // _BLOCK)
-    scales = state[f"absmax{number}"][first:last].repeat_interleave(_BLOCK)[start - first * _BLOCK :]
+    first, last = start // BLOCK, -(-stop // BLOCK)
+    scales = state[f"absmax{number}"][first:last].repeat_interleave(BLOCK)[start - first * BLOCK :]
     return levels[state[f"state{number}"].view(-1)[start:stop].int()] * scales[: stop - start]
 
 
@@ -135,9 +135,9 @@ def _quantise(state: dict[str, Tensor], number: str, values: Tensor) -> None:
     edges = (levels[1:] + levels[:-1]) / 2
     for low in range(0, values.numel(), _PIECE):
         piece = values[low : low + _PIECE].to(codes.device)
-        blocks = nn.functional.pad(piece, (0, -piece.numel() % _BLOCK)).view(-1, _BLOCK)
+        blocks = nn.functional.pad(piece, (0, -piece.numel() % BLOCK)).view(-1, BLOCK)
         largest = blocks.abs().amax(1)
         blocks /= torch.where(largest > 0, largest, 1.0)[:, None]
         found = torch.bucketize(blocks, edges, out_int32=True).view(-1)
         codes[low : low + piece.numel()].copy_(found[: piece.numel()])
-        scales[low // _BLOCK : low // _BLOCK + len(largest)].copy_(largest)
+        scales[low // BLOCK : low // BLOCK + len(largest)].copy_(largest)

@@ -2,11 +2,12 @@
 
 NUM_PORTIONS = 16
 SMALLEST_PORTION, LARGEST_PORTION = 1 << 22, 1 << 28
-_BLOCK = 256  # of 8-bit states
+BLOCK = 256
+"""Elements of 8-bit states that share a scale: bitsandbytes' blockwise quantisation."""
 
 
 def portion_of(num_elements: float) -> int:
     """Of so many on a device: a sixteenth, so that their fp32 copies are small beside the model and the host has few
     calls to make.
     """
-    return max(SMALLEST_PORTION, min(LARGEST_PORTION, int(num_elements) // NUM_PORTIONS // _BLOCK * _BLOCK))
+    return max(SMALLEST_PORTION, min(LARGEST_PORTION, int(num_elements) // NUM_PORTIONS // BLOCK * BLOCK))

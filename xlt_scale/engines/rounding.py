@@ -48,7 +48,7 @@ def stochastic_round_(destination: Tensor, source: Tensor, seed: int, start: int
         key = key_of("rounding", seed, number)
         # Tensors, since a compiled function would be compiled anew for every number.
         numbers = [torch.tensor(_signed(part), dtype=torch.int32) for part in (key & _WORD, key >> 32 & _WORD, first)]
-        function = compiled_rounding() if is_compiled else _round
+        function = _compiled_round() if is_compiled else _round
         function(destination[low - start : high - start], source[low - start : high - start], *numbers)
         low = high
 
@@ -96,7 +96,7 @@ def _round_together(ranges: Sequence[RoundedRange]) -> None:
 
 
 @cache
-def compiled_rounding() -> Callable[..., None]:
+def _compiled_round() -> Callable[..., None]:
     """The rounding of a piece as one kernel, for any number of elements."""
     function: Callable[..., None] = torch.compile(_round, dynamic=True)
     return function

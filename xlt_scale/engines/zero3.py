@@ -80,7 +80,7 @@ class Zero3Engine(Engine):
             model.encoder.enable_input_require_grads()
         self._parameters: dict[str, Any] = dict(model.named_parameters())
         groups = named_groups(request, self._parameters)
-        self._optimizer = build_optimizer(request, groups, in_portions=request.precision == "bf16_stochastic")
+        self._optimizer = build_optimizer(request, groups, in_portions=request.without_masters)
         self._moments = Moments(self._optimizer)
         self.num_steps = 0
         self._engine, *_ = deepspeed.initialize(

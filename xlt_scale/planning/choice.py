@@ -63,7 +63,7 @@ def candidates(
     ):
         if (engine == "zero3" and replicas > 1) or (offload == "paged" and workload.optimizer != "adamw_8bit"):
             continue
-        if engine == "zero3" and offload == "optimizer" and workload.precision == "bf16_stochastic":
+        if engine == "zero3" and offload == "optimizer" and workload.without_masters:
             continue
         layout = Layout(
             engine,

@@ -12,7 +12,7 @@ from xlt_scale.planning.activations import head_bytes, kept_bytes, recomputed_by
 from xlt_scale.planning.hardware import GIB, Cluster, Device
 from xlt_scale.planning.micro_batches import MicroBatches, split_step
 from xlt_scale.planning.prediction import MemoryPrediction
-from xlt_scale.planning.residence import is_alone, keeps_gathered
+from xlt_scale.planning.residence import is_alone, keeps_gathered, steps_in_portions
 from xlt_scale.planning.workload import Layout, Workload
 
 # ds_configs/zero3.json, in elements.
@@ -107,7 +107,7 @@ def moment_bytes(workload: Workload) -> float:
 def _held(workload: Workload, layout: Layout, device: Device) -> Held:
     shards, width = layout.num_shards, value_bytes(workload)
     trained = num_trained(workload)
-    masters = (width if workload.precision == "bf16_stochastic" else _FP32) * trained
+    masters = (width if workload.without_masters else _FP32) * trained
     gradients, forward_weights = 0.0, 0.0
     if layout.engine == "zero3":
         # In fp32 too: DeepSpeed compares a device with its name, so that it never takes the partition itself.
@@ -171,12 +171,11 @@ def _fsdp2_moments(workload: Workload, layout: Layout, device: Device, micro_bat
     accumulates = micro_batches.number > 1
     embeddings = shape.num_embedding_parameters if workload.trains_embeddings else 0
     layer = workload.gathered_per_layer
-    without_masters = workload.precision == "bf16_stochastic"
-    in_portions = without_masters or (is_alone(workload, layout, device) and width == 2)
+    in_portions = steps_in_portions(workload, layout, device)
     of_gradient = width if in_portions and not accumulates else _FP32
     gradients = 0.0 if layout.offload == "optimizer" else of_gradient * num_trained(workload) / shards
     portion = _portion(workload, shards) if in_portions and layout.offload != "optimizer" else 0.0
-    step = Moment("step", gradients, 0.0, portion * (_FP32 + (_FP32 if without_masters else 0)))
+    step = Moment("step", gradients, 0.0, portion * (_FP32 + (_FP32 if workload.without_masters else 0)))
     begin = _backward_begins(workload, layout, micro_batches.largest)
     later = _backward_begins(workload, layout, micro_batches.second)
     if is_alone(workload, layout, device):
@@ -218,6 +217,6 @@ def _zero3_moments(workload: Workload, layout: Layout, device: Device, micro_bat
     if shards > 1:
         end_buffers += width * (shape.num_embedding_parameters + workload.gathered_per_layer)
     copied = 0.0 if layout.offload == "optimizer" else _FP32 * min(num_trained(workload) / shards, ZERO3_SUB_GROUP)
-    if workload.precision == "bf16_stochastic":
+    if workload.without_masters:
         copied = copied / 2 + 2 * _FP32 * _portion(workload, shards)
     return [begin, Moment("backward ends", 0.0, 0.0, end_buffers), Moment("step", 0.0, 0.0, copied + bucket)]

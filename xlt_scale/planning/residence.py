@@ -24,3 +24,8 @@ def is_alone(workload: Workload, layout: Layout, device: Device) -> bool:
     if layout.engine != "fsdp2" or layout.num_devices > 1 or layout.stock or layout.offload == "optimizer":
         return False
     return workload.precision != "bf16" or keeps_gathered(workload, layout, device)
+
+
+def steps_in_portions(workload: Workload, layout: Layout, device: Device) -> bool:
+    """Whether weights or gradients come to the optimiser in bf16 (`engines/portions.py`)."""
+    return workload.without_masters or (is_alone(workload, layout, device) and workload.precision == "bf16")

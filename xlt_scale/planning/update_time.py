@@ -8,7 +8,7 @@ from xlt_scale.planning.activations import value_bytes
 from xlt_scale.planning.hardware import Cluster
 from xlt_scale.planning.memory import moment_bytes, num_trained
 from xlt_scale.planning.micro_batches import split_step
-from xlt_scale.planning.residence import is_alone, keeps_gathered
+from xlt_scale.planning.residence import is_alone, keeps_gathered, steps_in_portions
 from xlt_scale.planning.workload import Layout, Workload
 
 HOST_UPDATE_BANDWIDTH = 20e9
@@ -30,8 +30,7 @@ def optimizer_seconds(workload: Workload, layout: Layout, cluster: Cluster) -> f
     trained = num_trained(workload) / shards
     moments = 2 * moment_bytes(workload) / shards
     in_kernel = workload.optimizer == "adamw" and layout.engine == "fsdp2" and not layout.stock
-    without_masters = workload.precision == "bf16_stochastic"
-    in_portions = without_masters or (is_alone(workload, layout, device) and width == 2)
+    in_portions = steps_in_portions(workload, layout, device)
     stays_in_bf16 = in_portions and layout.engine == "fsdp2" and split_step(workload, layout).number == 1
     norm = width if stays_in_bf16 else 4
     clipping = (norm + (_SCALING_IN_THE_KERNEL if in_kernel else _SCALING)) * trained
@@ -41,7 +40,7 @@ def optimizer_seconds(workload: Workload, layout: Layout, cluster: Cluster) -> f
         moved += (4 + 8 + 4 + width) * trained
     if stays_in_bf16:
         moved += _CAST * trained
-    if without_masters:
+    if workload.without_masters:
         # Weights to fp32, and rounded back.
         moved += 2 * _CAST * trained
     elif in_portions:
@@ -74,7 +73,7 @@ def copy_seconds(workload: Workload, layout: Layout, cluster: Cluster, accumulat
         moved = (width + 8) * trained if width == 2 and accumulates else 0.0
     else:
         # At each gather: the cast of the shard, and out of the gathered buffer; then gradients into an fp32 buffer.
-        cast = 0 if workload.precision == "bf16_stochastic" else 4 + width
+        cast = 0 if workload.without_masters else 4 + width
         gathered = gathers * (cast / shards + 2 * width) * parameters
         moved = gathered + (width + 4 + 4 + (12 if accumulates else 4) / shards) * trained
     return moved / cluster.device.bandwidth

@@ -111,6 +111,11 @@ class Workload:
     sliced_loss: bool = True
 
     @property
+    def without_masters(self) -> bool:
+        """Whether the optimiser steps the bf16 weights themselves."""
+        return self.precision == "bf16_stochastic"
+
+    @property
     def trained_share_of_layers(self) -> float:
         """Of the layers' weights: all, or with adapters next to none."""
         trained = self.trained_share * self.shape.num_parameters
